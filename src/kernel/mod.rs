@@ -1,0 +1,35 @@
+//! The kernel's network, in the model's words: what of ours is there, and how to change it.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::{model::HostState, plan::Step};
+
+/// What the agent needs of a kernel.
+#[async_trait]
+pub trait Kernel: Send + Sync {
+    /// All rows that are ours and nothing else: links named `weft.*`, what hangs on them, routes and policy rules with our
+    /// protocol number, the table `inet weft`, and the given kernel settings.
+    async fn observe(&self) -> Result<HostState, KernelError>;
+
+    /// Does one step. Idempotent; a failed step has changed nothing and may be tried again.
+    async fn apply(&self, step: &Step) -> Result<(), KernelError>;
+}
+
+/// What the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action}: {reason}")]
+pub struct KernelError {
+    /// What was wanted, on what: `create the tunnel device weft.vx`.
+    pub action: String,
+    /// Why not, and the mend where one is known.
+    pub reason: String,
+}
+
+impl KernelError {
+    /// An error about one action.
+    pub fn new(action: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self { action: action.into(), reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,118 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+
+use super::{Block, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Service, ServiceId};
+
+/// The prefix from which networks are cut when nobody names another: `weft init --pool`.
+pub const DEFAULT_POOL: &str = "10.201.0.0/16";
+
+/// A cluster's identity, 128 random bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(pub u128);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl FromStr for ClusterId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        u128::from_str_radix(text, 16).map(Self).map_err(|_| format!("{text:?} is not a cluster id of 32 hexadecimal digits"))
+    }
+}
+
+/// What was decided at `weft init` and holds on every node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// The cluster's identity.
+    pub id: ClusterId,
+    /// The UDP port of the tunnels.
+    pub vxlan_port: u16,
+    /// The VXLAN network identifier of all tunnels (RFC 7348, 5), 24 bits. One is enough: networks are told apart by
+    /// their prefixes, which never overlap.
+    pub vni: u32,
+    /// Prefixes from which networks without a `--subnet` are cut.
+    pub pools: Vec<IpNet>,
+}
+
+/// A record in the store that this agent cannot read. It disables its object alone, visibly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableRecord {
+    /// The key in the store.
+    pub key: String,
+    /// What is wrong with it, and the mend.
+    pub reason: String,
+}
+
+/// What the store says, at one revision. It is immutable: a change makes a new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The store's revision that this was read at.
+    pub revision: u64,
+    /// The settings of the whole.
+    pub settings: ClusterSettings,
+    /// All nodes that have joined and not been removed.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// The nodes whose lease lives.
+    pub alive: BTreeSet<NodeId>,
+    /// All networks.
+    pub networks: BTreeMap<NetworkId, Network>,
+    /// All blocks by prefix; prefixes never overlap, whichever their network.
+    pub blocks: BTreeMap<IpNet, Block>,
+    /// All endpoints.
+    pub endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// All services.
+    pub services: BTreeMap<ServiceId, Service>,
+    /// Records that could not be read.
+    pub unreadable: Vec<UnreadableRecord>,
+}
+
+impl Cluster {
+    /// A cluster with settings and nothing else.
+    pub fn empty(settings: ClusterSettings) -> Self {
+        Self {
+            revision: 0,
+            settings,
+            nodes: BTreeMap::new(),
+            alive: BTreeSet::new(),
+            networks: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            services: BTreeMap::new(),
+            unreadable: Vec::new(),
+        }
+    }
+
+    /// The node of that name.
+    pub fn node_named(&self, name: &Name) -> Option<&Node> {
+        self.nodes.values().find(|node| node.name == *name)
+    }
+
+    /// The network of that name.
+    pub fn network_named(&self, name: &Name) -> Option<&Network> {
+        self.networks.values().find(|network| network.name == *name)
+    }
+
+    /// The service of that name.
+    pub fn service_named(&self, name: &Name) -> Option<&Service> {
+        self.services.values().find(|service| service.name == *name)
+    }
+
+    /// The endpoints on a node.
+    pub fn endpoints_on(&self, node: NodeId) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.values().filter(move |endpoint| endpoint.node == node)
+    }
+
+    /// The replicas of a service, in the order of their ids.
+    pub fn replicas_of(&self, service: ServiceId) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.values().filter(move |endpoint| endpoint.service == Some(service))
+    }
+}

@@ -1,0 +1,30 @@
+//! The nouns, and nothing that does anything: no I/O, no clock, no randomness, no logging.
+//!
+//! Two values meet here. [`Cluster`] is what the store says: nodes, networks, blocks, endpoints, services.
+//! [`HostState`] is what a kernel holds, or should hold, of ours: devices, rows and rules. Wanted and present are the
+//! same type, so that a difference between them is a difference of values.
+
+mod block;
+mod cluster;
+mod endpoint;
+mod host;
+mod mac;
+mod name;
+mod network;
+mod node;
+mod ruleset;
+mod service;
+
+pub use block::Block;
+pub use cluster::{Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, UnreadableRecord};
+pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, NetnsRef};
+pub use host::{
+    HostFacts, HostState, LinkName, MarkMask, NextHop, PolicyAction, PolicyRule, ROUTE_PROTOCOL, Route, RouteTable, Sysctl, VTEP_LINK,
+    Vtep, FIRST_NODE_TABLE,
+};
+pub use mac::Mac;
+pub use name::{Name, NameError};
+pub use network::{Network, NetworkId, Subnet};
+pub use node::{Availability, Node, NodeId};
+pub use ruleset::{Chain, ChainName, Family, Hook, L4, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, Slot};
+pub use service::{PublishedPort, Service, ServiceId};

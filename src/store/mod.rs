@@ -1,0 +1,150 @@
+//! The shared key-value store behind one trait: ordered keys, versions, compare-and-swap, watches, leases.
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+/// Where the store stands: it grows with every commit (etcd's revision).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Revision(pub u64);
+
+/// One key with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: Vec<u8>,
+    /// The revision of its last change, for a compare.
+    pub version: Revision,
+}
+
+/// All keys under a prefix at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The revision that it was read at.
+    pub revision: Revision,
+    /// In order of the keys.
+    pub entries: Vec<Entry>,
+}
+
+/// A lease: keys put under it vanish when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LeaseId(pub i64);
+
+/// What must hold for a transaction to be carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compare {
+    /// The key does not exist.
+    Absent(String),
+    /// The key was last changed at this version.
+    Unchanged(String, Revision),
+}
+
+/// One write of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// Set a key, under a lease or for good.
+    Put {
+        /// The key.
+        key: String,
+        /// The value.
+        value: Vec<u8>,
+        /// The lease that it lives under.
+        lease: Option<LeaseId>,
+    },
+    /// Remove a key; one that is not there is fine.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// All writes if all compares hold, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Transaction {
+    /// What must hold.
+    pub compares: Vec<Compare>,
+    /// What is then written.
+    pub writes: Vec<Write>,
+}
+
+/// How a transaction went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Carried out at this revision.
+    Committed(Revision),
+    /// A compare did not hold; nothing was written.
+    Conflict,
+}
+
+/// One change seen by a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A key was set.
+    Put(Entry),
+    /// A key was removed, or its lease ended.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// All changes of one or more revisions, whole revisions only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// The revision reached with them.
+    pub revision: Revision,
+    /// In order.
+    pub events: Vec<Event>,
+}
+
+/// What a store could not do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached now; trying again may help.
+    #[error("the store at {store} cannot be reached: {reason}")]
+    Unavailable {
+        /// Which store.
+        store: String,
+        /// Why.
+        reason: String,
+    },
+    /// The revision asked for has been compacted away: take a snapshot and watch from there.
+    #[error("the store no longer has revision {0:?}")]
+    Compacted(Revision),
+    /// The lease has ended.
+    #[error("lease {0:?} has ended")]
+    LeaseGone(LeaseId),
+    /// The request can never succeed: a value too large, a malformed key.
+    #[error("the store refused the request: {0}")]
+    Refused(String),
+    /// The store's own file cannot be read or written.
+    #[error("the store's file failed: {0}")]
+    Storage(String),
+}
+
+/// A stream of changes. It ends after an error.
+pub type Watch = BoxStream<'static, Result<Changes, StoreError>>;
+
+/// A shared key-value store. All methods may be called from many tasks at once and may be dropped midway.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// All keys that begin with `prefix`, at one revision.
+    async fn snapshot(&self, prefix: &str) -> Result<Snapshot, StoreError>;
+
+    /// Every change under `prefix` after revision `after`, none left out, none twice. [`StoreError::Compacted`] if the store
+    /// no longer has them: the caller takes a snapshot and starts again from it.
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
+
+    /// All or nothing. A caller that got [`StoreError::Unavailable`] does not know whether it was carried out.
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
+
+    /// A new lease that ends `ttl_s` seconds after its last renewal.
+    async fn grant_lease(&self, ttl_s: u32) -> Result<LeaseId, StoreError>;
+
+    /// Renews a lease once; [`StoreError::LeaseGone`] if it has ended.
+    async fn renew_lease(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Ends a lease and removes its keys; one that has ended is fine.
+    async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError>;
+}
