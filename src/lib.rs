@@ -1,9 +1,13 @@
 //! weft joins Linux hosts into one container network with one front door.
 //!
-//! Read the modules in this order. Pure decisions: [`model`], [`plan`].
-//! Edges: [`kernel`], [`store`].
+//! Read the modules in this order. Pure decisions: [`model`], [`ipam`], [`overlay`], [`mesh`], [`desired`], [`plan`].
+//! Edges, each to one outside thing: [`kernel`], [`store`].
 
+pub mod desired;
+pub mod ipam;
 pub mod kernel;
+pub mod mesh;
 pub mod model;
+pub mod overlay;
 pub mod plan;
 pub mod store;
