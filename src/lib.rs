@@ -1,8 +1,9 @@
 //! weft joins Linux hosts into one container network with one front door.
 //!
 //! Read the modules in this order. Pure decisions: [`model`], [`plan`].
-//! Edges: [`kernel`], [`store`].
+//! Edges: [`kernel`], [`store`], [`api`].
 
+pub mod api;
 pub mod kernel;
 pub mod model;
 pub mod plan;
