@@ -27,16 +27,16 @@ impl Balancing {
         matches!(self, Self::Balanced | Self::LastResort)
     }
 
-    /// In words, for `service ps`.
-    pub fn as_str(self) -> &'static str {
+    /// What there is to say about it besides yes: why it takes none, or why it still does.
+    pub fn reason(self) -> Option<&'static str> {
         match self {
-            Self::Balanced => "yes",
-            Self::LastResort => "yes: the last resort, its node is silent",
-            Self::Starting => "no: starting",
-            Self::Draining => "no: draining",
-            Self::NodeDrained => "no: its node is drained",
-            Self::NodeSuspended => "no: its node is silent",
-            Self::NodeUnknown => "no: its node was removed",
+            Self::Balanced => None,
+            Self::LastResort => Some("its node is silent, and no other replica is left"),
+            Self::Starting => Some("starting"),
+            Self::Draining => Some("draining"),
+            Self::NodeDrained => Some("its node is drained"),
+            Self::NodeSuspended => Some("its node is silent"),
+            Self::NodeUnknown => Some("its node was removed"),
         }
     }
 }
