@@ -110,10 +110,10 @@ struct Policy<'a> {
 
 impl fmt::Display for Policy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PolicyRule { priority, ipv6, mark: (mark, mask), action } = self.rule;
+        let PolicyRule { priority, ipv6, mark: (value, mask), action } = self.rule;
         write!(f, "{} rule {} priority {priority}", if *ipv6 { " -6" } else { "" }, self.verb)?;
         if *mask != 0 {
-            write!(f, " fwmark {mark:#x}/{mask:#x}")?;
+            write!(f, " fwmark {value:#x}/{mask:#x}")?;
         }
         match action {
             PolicyAction::Lookup(RouteTable(table)) => write!(f, " lookup {table}"),

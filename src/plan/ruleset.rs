@@ -206,8 +206,15 @@ fn overlap(left: SetKey, right: SetKey) -> bool {
         (SetKey::PrefixPair(source, destination), SetKey::PrefixPair(other_source, other_destination)) => {
             meet(source, other_source) && meet(destination, other_destination)
         }
-        (SetKey::Port(..) | SetKey::Address(_) | SetKey::Slot(_) | SetKey::Mac(_), _)
-        | (SetKey::Prefix(_) | SetKey::PrefixPair(..), _) => false,
+        (
+            SetKey::Port(..)
+            | SetKey::Address(_)
+            | SetKey::Slot(_)
+            | SetKey::Mac(_)
+            | SetKey::Prefix(_)
+            | SetKey::PrefixPair(..),
+            _,
+        ) => false,
     }
 }
 
