@@ -1,5 +1,13 @@
 //! The kernel's network, in the model's words: what of ours is there, and how to change it.
 
+mod linux;
+mod netlink;
+pub mod netns;
+pub mod sysctl;
+
+pub use linux::LinuxKernel;
+pub use netlink::{Changes, LocalPrefix, ROUTE_METRIC, Rtnetlink};
+
 use std::fmt;
 
 use async_trait::async_trait;
