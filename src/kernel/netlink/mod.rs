@@ -20,7 +20,7 @@ mod socket;
 mod underlay;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -29,7 +29,7 @@ use self::{
     socket::{Refusal, Socket},
 };
 use super::KernelError;
-use crate::model::{HostState, LinkName, VTEP_LINK};
+use crate::model::{HostState, LinkName, Mac, VTEP_LINK};
 use crate::plan::Step;
 
 pub use self::{notify::Changes, route::ROUTE_METRIC, underlay::LocalPrefix};
@@ -37,8 +37,14 @@ pub use self::{notify::Changes, route::ROUTE_METRIC, underlay::LocalPrefix};
 /// The rtnetlink part of the kernel, in the network namespace of the thread that opened it.
 pub struct Rtnetlink {
     socket: Socket,
-    /// What the last look found in the way of routes; a step that concerns one removes it.
-    strays: Mutex<Strays>,
+    odd: Mutex<Odd>,
+}
+
+/// What the last look found that a mere replace would not bring to order; the step that concerns it removes it.
+#[derive(Default)]
+struct Odd {
+    routes: Strays,
+    forwarding: BTreeSet<Mac>,
 }
 
 impl Rtnetlink {
@@ -46,7 +52,7 @@ impl Rtnetlink {
     /// namespace, and for changes `CAP_NET_ADMIN`.
     pub fn open() -> Result<Self, KernelError> {
         let socket = Socket::open().map_err(|error| KernelError::new("open an rtnetlink socket", error))?;
-        Ok(Self { socket, strays: Mutex::default() })
+        Ok(Self { socket, odd: Mutex::default() })
     }
 
     /// All rows of ours but settings and the rule set, which are left empty.
@@ -65,7 +71,9 @@ impl Rtnetlink {
             None => (BTreeMap::new(), BTreeMap::new()),
         };
         let (routes, strays) = route::ours(&self.socket, &names).await.map_err(fail("routes"))?;
-        *self.strays() = strays;
+        let forwarding =
+            fdb.iter().filter(|(_, underlay)| **underlay == neighbour::NO_UNDERLAY).map(|(mac, _)| *mac).collect();
+        *self.odd() = Odd { routes: strays, forwarding };
         Ok(HostState {
             vtep: vtep.map(link::Link::vtep),
             fdb,
@@ -116,8 +124,8 @@ impl Rtnetlink {
         }
     }
 
-    fn strays(&self) -> MutexGuard<'_, Strays> {
-        // The map is replaced or one entry is taken, never left half changed: a panic elsewhere does not spoil it.
-        self.strays.lock().unwrap_or_else(PoisonError::into_inner)
+    fn odd(&self) -> MutexGuard<'_, Odd> {
+        // It is replaced or one entry is taken, never left half changed: a panic elsewhere does not spoil it.
+        self.odd.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The underlay address of a forwarding entry that is not as we make them: it equals no wanted one.
-const NO_UNDERLAY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+pub(super) const NO_UNDERLAY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// The forwarding entries on the device with this index, whoever made them: the device is ours. An entry that sends to
 /// several addresses, to another port or VNI, through a next hop group, or that ages reads as one to `0.0.0.0`.
@@ -89,23 +89,19 @@ pub(super) fn neighbour(index: u32, address: IpAddr, mac: Option<Mac>) -> Neighb
 }
 
 impl Rtnetlink {
-    /// Makes a forwarding entry, or changes it. The kernel's own replace keeps further destinations of an entry and refuses
-    /// next hop groups, so an entry that is there is removed and made again in one go; what it had was wrong anyway.
+    /// Makes a forwarding entry, or changes it in one go. One that was seen to be odd is removed before: the kernel's replace
+    /// leaves further destinations as they are, and succeeds without any effect on one that sends to a next hop group
+    /// (vxlan_core.c, `vxlan_fdb_update_existing`).
     pub(super) async fn put_fdb(&self, mac: Mac, underlay: IpAddr) -> Result<(), KernelError> {
-        let fail = |reason: Refusal| KernelError::new(format!("send frames for {mac} on {VTEP_LINK} to {underlay}"), reason);
-        let index = self.vtep_index(&format!("send frames for {mac} to {underlay}")).await?;
+        let action = format!("send frames for {mac} on {VTEP_LINK} to {underlay}");
+        let index = self.vtep_index(&action).await?;
+        let is_odd = self.odd().forwarding.remove(&mac);
         let mut wanted = entry(index, mac);
         wanted.attributes.push(NeighbourAttribute::Destination(underlay.into()));
-        let add = (RouteNetlinkMessage::NewNeighbour(wanted), NLM_F_CREATE | NLM_F_EXCL);
-        match self.socket.change(add.0.clone(), add.1).await {
-            Err(refusal) if refusal.is(Errno::EEXIST) => {}
-            other => return other.map_err(fail),
-        }
-        let remove = (RouteNetlinkMessage::DelNeighbour(entry(index, mac)), 0);
-        match self.socket.change_each([remove, add]).await.pop() {
-            Some(Err(refusal)) => Err(fail(refusal)),
-            Some(Ok(())) | None => Ok(()),
-        }
+        let remove = is_odd.then(|| (RouteNetlinkMessage::DelNeighbour(entry(index, mac)), 0));
+        let put = (RouteNetlinkMessage::NewNeighbour(wanted), NLM_F_CREATE | NLM_F_REPLACE);
+        let last = self.socket.change_each(remove.into_iter().chain([put])).await.pop();
+        last.unwrap_or(Ok(())).map_err(|refusal| KernelError::new(action, refusal))
     }
 
     /// Removes a forwarding entry with all its destinations; one that is not there is fine.

@@ -198,7 +198,7 @@ impl Rtnetlink {
     }
 
     async fn remove_strays(&self, table: RouteTable, prefix: IpNet) -> Result<(), Refusal> {
-        let strays = self.strays().remove(&(table, prefix)).unwrap_or_default();
+        let strays = self.odd().routes.remove(&(table, prefix)).unwrap_or_default();
         for mut stray in strays {
             stray.header.flags = RouteFlags::default();
             stray.attributes.retain(|attribute| {

@@ -42,56 +42,39 @@ pub(super) fn is_ours(row: &RuleMessage) -> bool {
 impl Rtnetlink {
     /// Adds a policy rule; one that is there already and ours is fine.
     pub(super) async fn add_policy(&self, rule: PolicyRule) -> Result<(), KernelError> {
-        let fail = |reason: Refusal| KernelError::new(format!("add the policy rule {}", words(&rule)), reason);
-        let mut message = selector(&rule);
-        match rule.action {
-            PolicyAction::Lookup(table) => {
-                message.header.action = RuleAction::ToTable;
-                message.attributes.push(RuleAttribute::Table(table.0));
-            }
-            PolicyAction::Goto(target) => {
-                message.header.action = RuleAction::Goto;
-                message.attributes.push(RuleAttribute::Goto(target));
-            }
-            PolicyAction::Nop => message.header.action = RuleAction::Nop,
-        }
-        match self.socket.change(RouteNetlinkMessage::NewRule(message), NLM_F_CREATE | NLM_F_EXCL).await {
-            // The kernel compares all but the protocol number: it may be somebody else's that is in the way.
-            Err(refusal) if refusal.is(Errno::EEXIST) => {
-                if ours(&self.socket).await.map_err(fail)?.contains(&rule) {
-                    return Ok(());
-                }
-                let family = if rule.ipv6 { "-6 " } else { "" };
-                Err(KernelError::new(
-                    format!("add the policy rule {}", words(&rule)),
-                    format!(
-                        "the same rule is there from somebody else; `ip -d {family}rule show` tells by its protocol who, \
-                         `ip {family}rule del priority {}` removes it",
-                        rule.priority
-                    ),
-                ))
-            }
-            other => other.map_err(fail),
-        }
+        let message = whole(&rule);
+        // The kernel tells rules apart by their protocol too, so one that is in the way is this very one.
+        accept(
+            self.socket.change(RouteNetlinkMessage::NewRule(message), NLM_F_CREATE | NLM_F_EXCL).await,
+            &[Errno::EEXIST],
+        )
+        .map_err(|refusal| KernelError::new(format!("add the policy rule {}", words(&rule)), refusal))
     }
 
     /// Removes a policy rule of ours; one that is not there is fine.
     pub(super) async fn delete_policy(&self, rule: PolicyRule) -> Result<(), KernelError> {
-        let mut message = selector(&rule);
-        match rule.action {
-            // Whatever it does: an action that is not given matches all.
-            NO_ACTION => {}
-            PolicyAction::Lookup(table) => {
-                message.header.action = RuleAction::ToTable;
-                message.attributes.push(RuleAttribute::Table(table.0));
-            }
-            // The kernel does not compare targets, and needs none to find the rule.
-            PolicyAction::Goto(_) => message.header.action = RuleAction::Goto,
-            PolicyAction::Nop => message.header.action = RuleAction::Nop,
-        }
+        // Whatever an odd one does: an action that is not given matches all.
+        let message = if rule.action == NO_ACTION { selector(&rule) } else { whole(&rule) };
         accept(self.socket.change(RouteNetlinkMessage::DelRule(message), 0).await, &[Errno::ENOENT])
             .map_err(|refusal| KernelError::new(format!("remove the policy rule {}", words(&rule)), refusal))
     }
+}
+
+/// A rule with what it does.
+fn whole(rule: &PolicyRule) -> RuleMessage {
+    let mut message = selector(rule);
+    match rule.action {
+        PolicyAction::Lookup(table) => {
+            message.header.action = RuleAction::ToTable;
+            message.attributes.push(RuleAttribute::Table(table.0));
+        }
+        PolicyAction::Goto(target) => {
+            message.header.action = RuleAction::Goto;
+            message.attributes.push(RuleAttribute::Goto(target));
+        }
+        PolicyAction::Nop => message.header.action = RuleAction::Nop,
+    }
+    message
 }
 
 /// A rule's place and what it selects.
