@@ -1,5 +1,7 @@
 //! The kernel's network, in the model's words: what of ours is there, and how to change it.
 
+pub mod nft;
+
 use std::fmt;
 
 use async_trait::async_trait;
