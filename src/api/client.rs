@@ -251,7 +251,7 @@ fn refusal_of(status: u16, body: &[u8]) -> Refusal {
 }
 
 fn cannot_reach(socket: &Path, error: &io::Error) -> Refusal {
-    let start = "is it running? start it with `systemctl start weft` or `weft agent`";
+    let start = "is it running? start it with `weft agent`";
     let (why, hint) = match error.kind() {
         io::ErrorKind::NotFound => ("there is no such socket".to_owned(), start),
         io::ErrorKind::ConnectionRefused => ("nothing listens there".to_owned(), start),
