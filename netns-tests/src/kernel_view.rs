@@ -1,4 +1,7 @@
-use std::{collections::BTreeSet, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
@@ -100,14 +103,18 @@ fn table() -> Result<Vec<String>> {
     let listing: Value = serde_json::from_slice(&output.stdout).context("nft printed no JSON")?;
     let objects = listing["nftables"].as_array().ok_or_else(|| anyhow!("nft printed no list"))?;
     let mut lines = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for object in objects {
         for (kind, body) in object.as_object().into_iter().flatten().filter(|(kind, _)| *kind != "metainfo") {
             let mut body = body.clone();
             strip(&mut body);
             // One line an element, so that a difference names it.
             let elements = body.as_object_mut().and_then(|body| body.remove("elem"));
-            let name = text(&body, "name");
-            lines.push(format!("nft {kind} {body}"));
+            let (name, chain) = (text(&body, "name"), text(&body, "chain"));
+            // Rules keep their order, so their place in the chain is part of them.
+            let place = places.entry(chain).and_modify(|place| *place += 1).or_insert(1_usize);
+            let place = if kind == "rule" { format!(" {place}") } else { String::new() };
+            lines.push(format!("nft {kind}{place} {body}"));
             for element in elements.iter().filter_map(Value::as_array).flatten() {
                 lines.push(format!("nft element {name} {element}"));
             }

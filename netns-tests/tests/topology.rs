@@ -37,7 +37,8 @@ fn a_topology_connects_its_hosts_and_leaves_nothing() -> Result<()> {
     assert!(Machine::look()?.things().any(|thing| thing.contains(&mine)));
     drop(program);
     drop(topology);
-    let left: Vec<String> = Machine::look()?.things().filter(|thing| thing.contains(&mine)).map(str::to_owned).collect();
+    let left: Vec<String> =
+        Machine::look()?.things().filter(|thing| thing.contains(&mine)).map(str::to_owned).collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     Ok(())
@@ -88,7 +89,9 @@ fn the_kernel_view_sees_what_is_weft_s_and_nothing_else() -> Result<()> {
     netns.exec("nft add set inet weft s { type ipv4_addr ; }")?;
     netns.exec("nft add element inet weft s { 10.0.0.1, 10.0.0.2 }")?;
     let full = KernelView::of(netns)?;
-    for (kind, count) in [("link", 1), ("fdb", 1), ("neighbour", 1), ("route -4", 2), ("rule -4", 1), ("nft element", 2)] {
+    for (kind, count) in
+        [("link", 1), ("fdb", 1), ("neighbour", 1), ("route -4", 2), ("rule -4", 1), ("nft element", 2)]
+    {
         assert_eq!(full.only(kind).len(), count, "{kind}: {full:?}");
     }
     netns.exec("nft delete element inet weft s { 10.0.0.2 }")?;
