@@ -1,5 +1,9 @@
 //! The kernel's network, in the model's words: what of ours is there, and how to change it.
 
+mod fake;
+
+pub use fake::{Attempt, FakeKernel, Faults};
+
 use std::fmt;
 
 use async_trait::async_trait;

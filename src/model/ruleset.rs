@@ -424,6 +424,72 @@ pub enum Rule {
     Masquerade(Family),
 }
 
+impl Rule {
+    /// The set or map that the rule looks something up in; it has to be there before the rule and stay as long.
+    pub fn set(self) -> Option<SetName> {
+        match self {
+            Self::TunnelFromPeer(family, _) | Self::TunnelToPeer(family, _) => Some(SetName::Peers(family)),
+            Self::RememberIngress => Some(SetName::Vteps),
+            Self::DispatchVip(family) => Some(SetName::Vips(family)),
+            Self::DispatchPublished => Some(SetName::Ports),
+            Self::BalancePort { family, shard, .. } => Some(SetName::Targets(family, shard)),
+            Self::BalanceVip { family, shard, .. } => Some(SetName::Replicas(family, shard)),
+            Self::AcceptWithin(family) | Self::KeepWithin(family) => Some(SetName::Within(family)),
+            Self::RefuseCrossing(family) | Self::RefuseUnpublished(family) | Self::Masquerade(family) => {
+                Some(SetName::Networks(family))
+            }
+            Self::RefuseInternalOut(family) => Some(SetName::Internal(family)),
+            Self::TunnelFromStranger(_)
+            | Self::EnterFromTunnel
+            | Self::EnterFromContainer
+            | Self::DropSpoofed
+            | Self::ReturnToIngress(_)
+            | Self::RefuseTcp
+            | Self::RefuseOther
+            | Self::AcceptEstablished
+            | Self::ClearMark(_) => None,
+        }
+    }
+
+    /// The chain that the rule goes to by itself, not by an element of a map; it has to be there before the rule.
+    pub fn chain(self) -> Option<ChainName> {
+        match self {
+            Self::EnterFromTunnel => Some(ChainName::FromTunnel),
+            Self::EnterFromContainer => Some(ChainName::FromContainer),
+            Self::TunnelFromPeer(..)
+            | Self::TunnelFromStranger(_)
+            | Self::TunnelToPeer(..)
+            | Self::RememberIngress
+            | Self::DropSpoofed
+            | Self::ReturnToIngress(_)
+            | Self::DispatchVip(_)
+            | Self::DispatchPublished
+            | Self::BalancePort { .. }
+            | Self::BalanceVip { .. }
+            | Self::RefuseTcp
+            | Self::RefuseOther
+            | Self::AcceptEstablished
+            | Self::AcceptWithin(_)
+            | Self::RefuseCrossing(_)
+            | Self::RefuseInternalOut(_)
+            | Self::RefuseUnpublished(_)
+            | Self::ClearMark(_)
+            | Self::KeepWithin(_)
+            | Self::Masquerade(_) => None,
+        }
+    }
+}
+
+impl SetValue {
+    /// The chain that the element leads to; it has to be there before the element.
+    pub fn chain(self) -> Option<ChainName> {
+        match self {
+            Self::Goto(chain) => Some(chain),
+            Self::Nothing | Self::Mark(_) | Self::Address(_) | Self::Target(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,5 +1,7 @@
 //! The shared key-value store behind one trait: ordered keys, versions, compare-and-swap, watches, leases.
 
+pub mod record;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
