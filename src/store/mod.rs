@@ -1,5 +1,10 @@
 //! The shared key-value store behind one trait: ordered keys, versions, compare-and-swap, watches, leases.
 
+pub mod embedded;
+pub mod etcd;
+pub mod limits;
+pub mod memory;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
