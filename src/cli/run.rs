@@ -1,6 +1,7 @@
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
+    io,
     num::NonZeroU16,
     os::unix::process::ExitStatusExt,
     path::Path,
@@ -22,7 +23,11 @@ use tokio::{
     sync::{mpsc as channel, oneshot},
 };
 
-use super::{complain, exec::ExecArgs, progress::waiting};
+use super::{
+    complain,
+    exec::{self, ExecArgs},
+    progress::waiting,
+};
 use crate::api::{
     Operations, Refusal, RefusalKind,
     wire::{AttachRequest, DEFAULT_IFNAME, NetnsTarget},
@@ -133,17 +138,29 @@ fn came_from_terminal(signal: Signal) -> bool {
 }
 
 /// The signals that are the command's and not ours, from now on. The queue is short in practice: signals of one number
-/// that arrive faster than they are taken merge.
+/// that arrive faster than they are taken merge. What our caller had us ignore stays ignored, by the command too: `nohup`.
 fn forwarded_signals() -> Result<channel::UnboundedReceiver<Signal>, Refusal> {
+    let refuse = |error| Refusal::internal(format!("cannot handle signals: {error}"));
+    let ignored = ignored_signals().map_err(refuse)?;
     let (sender, receiver) = channel::unbounded_channel();
     for number in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2] {
-        let mut arrivals = signal(SignalKind::from_raw(number as i32))
-            .map_err(|error| Refusal::internal(format!("cannot handle signals: {error}")))?;
+        if ignored & (1 << (number as u32 - 1)) != 0 {
+            continue;
+        }
+        let mut arrivals = signal(SignalKind::from_raw(number as i32)).map_err(refuse)?;
         let sender = sender.clone();
         // It ends with the runtime.
         tokio::spawn(async move { while arrivals.recv().await.is_some() && sender.send(number).is_ok() {} });
     }
     Ok(receiver)
+}
+
+/// The signals that this process ignores, signal N as bit N - 1 (the field `SigIgn` of proc(5)).
+fn ignored_signals() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .ok_or_else(|| io::Error::other("/proc/self/status does not tell which are ignored"))
 }
 
 /// A new network namespace and the thread that holds it. Dropping this ends the thread.
@@ -153,7 +170,7 @@ struct Namespace {
 }
 
 /// A command for the namespace's thread, and where to put the started process.
-type Launch = (Command, oneshot::Sender<std::io::Result<Child>>);
+type Launch = (Command, oneshot::Sender<io::Result<Child>>);
 
 impl Namespace {
     async fn make() -> Result<Self, Refusal> {
@@ -185,7 +202,7 @@ impl Namespace {
     async fn launch(&self, words: Vec<OsString>) -> Result<Child, Refusal> {
         let refuse = |why: String| Refusal::internal(format!("cannot start the command: {why}"));
         let mut command = Command::new("/proc/self/exe");
-        command.args(ExecArgs::to_words(process::id(), words));
+        command.arg0(exec::PROGRAM).args(ExecArgs::words(process::id(), words));
         let (started, child) = oneshot::channel();
         self.launches.send((command, started)).map_err(|_| refuse("the namespace's thread ended".to_owned()))?;
         match child.await {
