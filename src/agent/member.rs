@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -16,7 +17,6 @@ use tracing::{info, warn};
 
 use super::{
     addressing::Addressing,
-    config::Config,
     follower::{self, Followed, StoreHealth},
     host::Host,
     identity::{Identity, StoreUrl},
@@ -26,7 +26,7 @@ use super::{
     reconciler::{Reconciler, Work},
 };
 use crate::{
-    kernel::linux::LinuxKernel,
+    kernel::Kernel,
     model::{Cluster, Node, NodeId},
     peer,
     store::{LeaseId, Revision, Store, embedded::Embedded, etcd},
@@ -45,6 +45,7 @@ pub(super) struct Member {
     pub(super) addressing: tokio::sync::Mutex<Addressing>,
     pub(super) clusters: watch::Receiver<Option<Arc<Cluster>>>,
     pub(super) health: watch::Receiver<StoreHealth>,
+    pub(super) host: Host,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -57,10 +58,10 @@ pub(super) struct OpenStore {
 
 impl OpenStore {
     /// Opens the store that a URL names.
-    pub(super) async fn open(url: &StoreUrl, config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn open(url: &StoreUrl, data_dir: &Path) -> anyhow::Result<Self> {
         match url {
             StoreUrl::Embedded => {
-                let dir = config.data_dir.join("store");
+                let dir = data_dir.join("store");
                 let embedded = Arc::new(Embedded::open(&dir).await?);
                 Ok(Self { store: Arc::<Embedded>::clone(&embedded), embedded: Some(embedded) })
             }
@@ -77,8 +78,7 @@ impl Member {
     pub(super) async fn start(
         identity: Identity,
         opened: OpenStore,
-        kernel: Arc<LinuxKernel>,
-        config: &Config,
+        host: Host,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Arc<Self>> {
         let OpenStore { store, embedded } = opened;
@@ -100,6 +100,7 @@ impl Member {
             cluster: watch::Sender::new(None),
             health: watch::Sender::new(StoreHealth::Connecting),
         });
+        let kernel: Arc<dyn Kernel> = host.kernel.clone();
         let reconciler = Arc::new(Reconciler::new());
         let lease = Arc::new(Mutex::new(None));
         let member = Arc::new(Self {
@@ -110,11 +111,12 @@ impl Member {
             health: followed.health.subscribe(),
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
+            host: host.clone(),
             identity: identity.clone(),
         });
         let work = Work {
-            kernel: Arc::<LinuxKernel>::clone(&kernel),
-            host: Host { mark_mask: config.mark_mask },
+            kernel: Arc::clone(&kernel),
+            host: host.clone(),
             me: identity.node,
             clusters: followed.cluster.subscribe(),
             metrics: Arc::clone(metrics),
@@ -131,9 +133,13 @@ impl Member {
             let running = Arc::clone(&reconciler);
             tasks.spawn(async move { running.run(work).await });
             let woken = Arc::clone(&reconciler);
+            let heard = Arc::clone(&host.kernel);
             tasks.spawn(async move {
                 loop {
-                    kernel.changed().await;
+                    if let Err(error) = heard.changed().await {
+                        warn!("{error}; looking every few seconds instead");
+                        return;
+                    }
                     woken.mark_dirty();
                 }
             });

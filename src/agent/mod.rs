@@ -36,11 +36,12 @@ use tracing::{error, info, warn};
 
 use self::{
     config::Config,
+    host::Host,
     identity::Identity,
     member::{Member, OpenStore},
     metrics::Metrics,
 };
-use crate::{api, kernel::linux::LinuxKernel};
+use crate::{api, kernel::LinuxKernel};
 
 /// What the command line says; what it leaves out comes from the configuration file or is a default.
 #[derive(Debug, Clone, Default)]
@@ -77,9 +78,10 @@ async fn daemon(options: Options) -> anyhow::Result<()> {
     log_to_stderr();
     let config = Config::load(options)?;
     let _lock = lock(&config.data_dir)?;
-    let kernel = LinuxKernel::open().await.context("cannot speak to the kernel's network")?;
+    let kernel = Arc::new(LinuxKernel::open().await.context("cannot speak to the kernel's network")?);
     let agent = Arc::new(Agent {
-        kernel: Arc::new(kernel),
+        host: Host { kernel: Arc::clone(&kernel), mark_mask: config.mark_mask },
+        kernel,
         metrics: Arc::new(Metrics::new()?),
         member: RwLock::default(),
         trouble: RwLock::default(),
@@ -118,6 +120,7 @@ async fn daemon(options: Options) -> anyhow::Result<()> {
 pub(crate) struct Agent {
     config: Config,
     kernel: Arc<LinuxKernel>,
+    host: Host,
     metrics: Arc<Metrics>,
     member: RwLock<Option<Arc<Member>>>,
     /// Why there is no membership although there should be one.
@@ -168,8 +171,8 @@ async fn resume_once(agent: &Arc<Agent>) -> anyhow::Result<()> {
         return Ok(());
     }
     let Some(identity) = Identity::load(&agent.config.data_dir)? else { return Ok(()) };
-    let opened = OpenStore::open(&identity.store, &agent.config).await?;
-    let member = Member::start(identity, opened, Arc::clone(&agent.kernel), &agent.config, &agent.metrics).await?;
+    let opened = OpenStore::open(&identity.store, &agent.config.data_dir).await?;
+    let member = Member::start(identity, opened, agent.host.clone(), &agent.metrics).await?;
     agent.set_membership(Some(member)).await;
     Ok(())
 }

@@ -13,9 +13,9 @@ use super::{
 /// Everything that can be asked of an agent. The agent implements it, the server hands requests to it, and the client is
 /// the same trait at the other end of the socket.
 ///
-/// Calls may arrive at the same time. A call whose client has gone away is dropped midway, so that an implementation
-/// that must finish what it began does so in a task of its own. Names come as they were typed: the implementation checks
-/// them and answers [`Refusal::invalid`]. Before `init` or `join`, everything but these two, `status` and `down` answers
+/// Calls may arrive at the same time, and run to their end even when their client goes away; an implementation bounds how
+/// long it waits for the store. Names come as they were typed: the implementation checks them and answers
+/// [`Refusal::invalid`]. Before `init` or `join`, everything but these two, `status` and `down` answers
 /// [`Refusal::conflict`] with the hint to call one of them.
 ///
 /// A node is called by its name or number; a network or service by its name; an endpoint by its id, by its name if

@@ -373,9 +373,11 @@ pub enum Rule {
     ReturnToIngress(u32),
     /// `ip daddr vmap @vips4`.
     DispatchVip(Family),
-    /// `fib daddr type local meta l4proto . th dport vmap @ports`, in output not for loopback (`oif lo` with a 127/8 or ::1
-    /// destination): those need a source translation that the kernel path does not do.
+    /// `fib daddr type local meta l4proto . th dport vmap @ports`, in prerouting.
     DispatchPublished,
+    /// `fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @ports` (`ip6 daddr != ::1`), in output:
+    /// a connection to loopback has a loopback source, which would need a translation that the kernel path does not do.
+    DispatchPublishedLocally(Family),
     /// `[meta nfproto FAMILY] meta l4proto tcp|udp dnat ip to numgen inc mod SLOTS offset FIRST map @target4_SHARD`.
     BalancePort {
         /// The replicas' family.
@@ -389,7 +391,8 @@ pub enum Rule {
         /// How many slots.
         slots: u16,
     },
-    /// `dnat ip to numgen inc mod SLOTS offset FIRST map @replica4_SHARD`: address only, every protocol, the port stays.
+    /// `meta nfproto FAMILY dnat ip to numgen inc mod SLOTS offset FIRST map @replica4_SHARD`: address only, every protocol,
+    /// the port stays. The family comes first, or packets of the other one would take turns.
     BalanceVip {
         /// The replicas' family.
         family: Family,
@@ -422,6 +425,9 @@ pub enum Rule {
     KeepWithin(Family),
     /// `ip saddr @networks4 masquerade`: towards the outside a container speaks with its node's address.
     Masquerade(Family),
+    /// A rule in a chain of ours that is not of our making, or of another version's, by its handle in the kernel. Only
+    /// ever observed, never desired: so a chain that holds one differs from every desired chain.
+    Foreign(u64),
 }
 
 impl Rule {
@@ -503,6 +509,7 @@ impl fmt::Display for Rule {
             Self::ReturnToIngress(mask) => write!(f, "return-to-ingress {mask}"),
             Self::DispatchVip(family) => write!(f, "dispatch-vip {}", family.digit()),
             Self::DispatchPublished => f.write_str("dispatch-published"),
+            Self::DispatchPublishedLocally(family) => write!(f, "dispatch-published-locally {}", family.digit()),
             Self::BalancePort { family, protocol, shard, first, slots } => {
                 write!(f, "balance-port {} {protocol} {shard} {} {slots}", family.digit(), first.0)
             }
@@ -519,6 +526,7 @@ impl fmt::Display for Rule {
             Self::ClearMark(mask) => write!(f, "clear-mark {mask}"),
             Self::KeepWithin(family) => write!(f, "keep-within {}", family.digit()),
             Self::Masquerade(family) => write!(f, "masquerade {}", family.digit()),
+            Self::Foreign(handle) => write!(f, "foreign rule with handle {handle}"),
         }
     }
 }
@@ -553,6 +561,7 @@ impl FromStr for Rule {
             ["return-to-ingress", mask] => Self::ReturnToIngress(word(mask)?),
             ["dispatch-vip", family] => Self::DispatchVip(word(family)?),
             ["dispatch-published"] => Self::DispatchPublished,
+            ["dispatch-published-locally", family] => Self::DispatchPublishedLocally(word(family)?),
             ["balance-port", family, protocol, shard, first, slots] => Self::BalancePort {
                 family: word(family)?,
                 protocol: word(protocol)?,

@@ -59,7 +59,7 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
         return Ok(AttachReply { created: false, endpoint: views::endpoint(&cluster, endpoint) });
     }
     if request.loopback_up {
-        netns::set_loopback_up(&wish.netns).await.map_err(Refusal::internal)?;
+        member.host.set_loopback_up(&wish.netns).await.map_err(Refusal::internal)?;
     }
     for _ in 0..TRIES_MAX {
         let (endpoint, assigned) = start(member, &wish).await?;
@@ -287,10 +287,11 @@ pub(super) async fn detach(member: &Arc<Member>, text: &str) -> Result<(), Refus
 pub(super) async fn withdraw(member: &Member, endpoint: &Endpoint) -> Result<Option<Revision>, Refusal> {
     let mut compares = Vec::new();
     let mut writes = Vec::new();
-    for key in record::keys_of_endpoint(endpoint) {
+    for address in &endpoint.addresses {
+        let key = record::key_of_endpoint(endpoint.network, *address);
         let snapshot = member.store.snapshot(&key).await.map_err(store_refusal)?;
         let records = record::State::from_snapshot(&snapshot);
-        if let Some(version) = records.version_of_endpoint(&key, endpoint.id) {
+        if let Some(version) = records.version_of_endpoint(endpoint.id, endpoint.network, *address) {
             compares.push(Compare::Unchanged(key.clone(), version));
             writes.push(Write::Delete { key });
         }

@@ -7,7 +7,6 @@ use super::{Agent, Member, lookup, nodes};
 use crate::{
     agent::{
         configuration::{Decision, configure, put, read},
-        host::Host,
         identity::{Identity, StoreUrl},
         member::{OpenStore, PEER_PORT},
         views,
@@ -17,7 +16,7 @@ use crate::{
         wire::{DownReply, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest, TokenView},
     },
     ipam,
-    kernel::{Kernel as _, underlay},
+    kernel::Kernel as _,
     mesh,
     model::{Availability, Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, HostState, Name, Node, NodeId},
     peer::{self, JoinError, Token},
@@ -43,9 +42,9 @@ pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<Ini
     if let Some(member) = agent.membership().await {
         return already_first(&member, &request, &url, &pools, vxlan_port);
     }
-    refuse_overlap(&pools).await?;
-    let underlay = Host::advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
-    let opened = OpenStore::open(&url, &agent.config).await.map_err(internal)?;
+    refuse_overlap(agent, &pools).await?;
+    let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
+    let opened = OpenStore::open(&url, &agent.config.data_dir).await.map_err(internal)?;
     let settings = ClusterSettings { id: ClusterId(random()?), vxlan_port, vni: VNI, pools };
     let me = Node {
         id: NodeId::new(1).ok_or_else(|| Refusal::internal("1 is a node number"))?,
@@ -90,10 +89,10 @@ fn pools(request: &InitRequest) -> Result<Vec<IpNet>, Refusal> {
     Ok(pools)
 }
 
-async fn refuse_overlap(pools: &[IpNet]) -> Result<(), Refusal> {
-    let routed = underlay::local_prefixes().await.map_err(Refusal::internal)?;
+async fn refuse_overlap(agent: &Agent, pools: &[IpNet]) -> Result<(), Refusal> {
+    let routed = agent.host.local_prefixes().await.map_err(Refusal::internal)?;
     for pool in pools {
-        if let Some(route) = routed.iter().find(|route| route.contains(pool) || pool.contains(*route)) {
+        if let Some(route) = routed.iter().find(|route| route.prefix.contains(pool) || pool.contains(&route.prefix)) {
             return Err(Refusal::conflict(format!("the pool {pool} overlaps {route}, to which this host has a route"))
                 .with_hint("choose a prefix that none of your hosts routes: weft init --pool CIDR"));
         }
@@ -161,10 +160,10 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
         let node = views::node(&cluster, me, &member);
         return Ok(JoinReply { created: false, cluster: cluster.settings.id.to_string(), node });
     }
-    let underlay = Host::advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
+    let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
     let admitted = peer::join(&request.address, &token).await.map_err(join_refusal)?;
     let store: StoreUrl = admitted.store_url.parse().map_err(Refusal::internal)?;
-    let opened = OpenStore::open(&store, &agent.config).await.map_err(internal)?;
+    let opened = OpenStore::open(&store, &agent.config.data_dir).await.map_err(internal)?;
     let name = agent.config.node.clone();
     let ((cluster, node), _) = configure(&*opened.store, |fresh| {
         let node = newcomer(&fresh.cluster, &name, underlay)?;
@@ -221,7 +220,7 @@ fn join_refusal(error: JoinError) -> Refusal {
 /// outside, with its record in the store for the next try to find by name.
 async fn enter(agent: &Arc<Agent>, identity: Identity, opened: OpenStore) -> Result<Arc<Member>, Refusal> {
     identity.save(&agent.config.data_dir).map_err(internal)?;
-    let started = Member::start(identity, opened, Arc::clone(&agent.kernel), &agent.config, &agent.metrics).await;
+    let started = Member::start(identity, opened, agent.host.clone(), &agent.metrics).await;
     match started {
         Ok(member) => {
             agent.set_membership(Some(Arc::clone(&member))).await;

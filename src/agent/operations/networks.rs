@@ -11,7 +11,7 @@ use crate::{
         wire::{NetworkCreateReply, NetworkCreateRequest, NetworkView},
     },
     ipam,
-    kernel::underlay,
+    kernel::LocalPrefix,
     model::{Cluster, Family, Name, Network, NetworkId, Subnet},
     store::{Write, record},
 };
@@ -42,14 +42,14 @@ pub(super) async fn create(member: &Member, request: &NetworkCreateRequest) -> R
     if let Some(mtu) = request.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
         return Err(Refusal::invalid(format!("the MTU {mtu} does not lie in {MTU_MIN} to {MTU_MAX} bytes")));
     }
-    let routed = underlay::local_prefixes().await.map_err(Refusal::internal)?;
+    let routed = member.host.local_prefixes().await.map_err(Refusal::internal)?;
     let ((id, created), revision) = configure(&*member.store, |fresh| {
         let cluster = &fresh.cluster;
         if let Some(existing) = cluster.network_named(&name) {
             compare(existing, &wanted, request)?;
             return Ok(Decision::Already((existing.id, false)));
         }
-        let taken: Vec<IpNet> = prefixes(cluster).map(|(_, prefix)| prefix).chain(routed.iter().copied()).collect();
+        let taken: Vec<IpNet> = prefixes(cluster).map(|(_, prefix)| prefix).chain(routed.iter().map(|route| route.prefix)).collect();
         let subnets = if wanted.is_empty() {
             vec![ipam::choose_subnet(&cluster.settings.pools, &taken).ok_or_else(|| no_room(cluster))?]
         } else {
@@ -105,12 +105,12 @@ fn prefixes(cluster: &Cluster) -> impl Iterator<Item = (&Name, IpNet)> {
     cluster.networks.values().flat_map(|network| network.subnets.iter().map(move |subnet| (&network.name, subnet.prefix)))
 }
 
-fn refuse_overlap(cluster: &Cluster, routed: &[IpNet], prefix: IpNet) -> Result<(), Refusal> {
+fn refuse_overlap(cluster: &Cluster, routed: &[LocalPrefix], prefix: IpNet) -> Result<(), Refusal> {
     let overlaps = |other: IpNet| other.contains(&prefix) || prefix.contains(&other);
     if let Some((other, theirs)) = prefixes(cluster).find(|(_, theirs)| overlaps(*theirs)) {
         return Err(Refusal::conflict(format!("the subnet {prefix} overlaps {theirs} of the network {other}")));
     }
-    if let Some(route) = routed.iter().find(|route| overlaps(**route)) {
+    if let Some(route) = routed.iter().find(|route| overlaps(route.prefix)) {
         return Err(Refusal::conflict(format!("the subnet {prefix} overlaps {route}, to which this host has a route"))
             .with_hint("choose a prefix that none of your hosts routes (`ip route`)"));
     }

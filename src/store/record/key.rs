@@ -35,6 +35,16 @@ pub fn key_of_block(network: NetworkId, prefix: IpNet) -> String {
     Key::Block(network, prefix.trunc()).to_text()
 }
 
+/// What the keys of all blocks of a network begin with.
+pub fn prefix_of_blocks(network: NetworkId) -> String {
+    format!("{PREFIX}blocks/{network}/")
+}
+
+/// What the keys of all endpoints of a network begin with.
+pub fn prefix_of_endpoints(network: NetworkId) -> String {
+    format!("{PREFIX}endpoints/{network}/")
+}
+
 /// The key of whoever has an address. One key for each address: nobody can be given it twice.
 pub fn key_of_endpoint(network: NetworkId, address: IpAddr) -> String {
     Key::Endpoint(network, address).to_text()

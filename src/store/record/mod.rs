@@ -33,7 +33,7 @@ pub use codec::{
 };
 pub use key::{
     CLUSTER_KEY, GENERATION_KEY, PREFIX, key_of_alive, key_of_block, key_of_endpoint, key_of_network, key_of_node,
-    key_of_service, keys_of_endpoint,
+    key_of_service, keys_of_endpoint, prefix_of_blocks, prefix_of_endpoints,
 };
 pub use state::{Generation, State};
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{
-        Block, Cluster, ClusterSettings, Endpoint, Name, Network, NetworkId, Node, NodeId, Service, ServiceId,
+        Block, Cluster, ClusterSettings, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Service, ServiceId,
         UnreadableRecord,
     },
     store::{Changes, Entry, Event, Revision, Snapshot},
@@ -112,6 +112,21 @@ impl State {
             Place::Nowhere(_) => self.misplaced.get(key).map(|misplaced| misplaced.version),
             Place::Foreign => self.foreign.get(key).map(|foreign| foreign.version),
         }
+    }
+
+    /// The readable blocks of a network, with their versions; not checked against other records, so that a snapshot of
+    /// the blocks alone will do.
+    pub fn blocks_of(&self, network: NetworkId) -> impl Iterator<Item = (Block, Revision)> {
+        self.blocks.iter().filter(move |((of, _), _)| *of == network).filter_map(|(_, held)| {
+            let block = held.content.as_ref().ok()?;
+            Some((*block, held.version))
+        })
+    }
+
+    /// The version of an endpoint's record under one of its addresses; nothing if another has the address by now.
+    pub fn version_of_endpoint(&self, id: EndpointId, network: NetworkId, address: IpAddr) -> Option<Revision> {
+        let held = self.endpoints.get(&(network, address))?;
+        held.content.as_ref().is_ok_and(|endpoint| endpoint.id == id).then_some(held.version)
     }
 
     /// The configuration's generation, to be compared and bumped with every change of nodes, networks and services.

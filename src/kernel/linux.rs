@@ -1,0 +1,92 @@
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use super::{Changes, Kernel, KernelError, LocalPrefix, Rtnetlink, netns, nft::{Nft, NftChanges}, sysctl};
+use crate::{
+    model::{HostState, NetnsRef},
+    plan::Step,
+};
+
+/// The kernel of this host, in the network namespace of the thread that opened it: rtnetlink, settings, and the rule set.
+pub struct LinuxKernel {
+    rtnetlink: Rtnetlink,
+    nft: Nft,
+    changes: Mutex<(Changes, NftChanges)>,
+}
+
+impl LinuxKernel {
+    /// Opens the sockets. Needs a tokio runtime. Settings are those of the namespace of whichever thread does a step, so
+    /// an agent's threads have to be in one namespace, as those of a process are.
+    pub async fn open() -> Result<Self, KernelError> {
+        let rtnetlink = Rtnetlink::open()?;
+        let nft = Nft::open()?;
+        let changes = Mutex::new((rtnetlink.subscribe().await?, nft.subscribe()?));
+        Ok(Self { rtnetlink, nft, changes })
+    }
+
+    /// Waits until something of ours, or a foreign device that may be the underlay, has changed. For one task at a time;
+    /// what happens while nobody waits is kept by the kernel.
+    pub async fn changed(&self) -> Result<(), KernelError> {
+        let mut changes = self.changes.lock().await;
+        let (links_and_routes, ruleset) = &mut *changes;
+        tokio::select! {
+            changed = links_and_routes.next() => changed,
+            changed = ruleset.changed() => changed,
+        }
+    }
+
+    /// See [`Rtnetlink::underlay_mtu`].
+    pub async fn underlay_mtu(&self, local: IpAddr) -> Result<u32, KernelError> {
+        self.rtnetlink.underlay_mtu(local).await
+    }
+
+    /// See [`Rtnetlink::default_address`].
+    pub async fn default_address(&self) -> Result<IpAddr, KernelError> {
+        self.rtnetlink.default_address().await
+    }
+
+    /// See [`Rtnetlink::local_prefixes`].
+    pub async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError> {
+        self.rtnetlink.local_prefixes().await
+    }
+
+    /// See [`Rtnetlink::rp_filter_all`].
+    pub fn rp_filter_all(&self) -> Result<u8, KernelError> {
+        self.rtnetlink.rp_filter_all()
+    }
+
+    /// Sets `lo` up in a namespace that nobody else looks after.
+    pub async fn set_loopback_up(&self, netns: &NetnsRef) -> Result<(), KernelError> {
+        Rtnetlink::set_loopback_up(&netns::open(netns)?).await
+    }
+}
+
+#[async_trait]
+impl Kernel for LinuxKernel {
+    async fn observe(&self) -> Result<HostState, KernelError> {
+        let (state, ruleset) = tokio::join!(self.rtnetlink.observe(), self.nft.observe());
+        Ok(HostState { sysctls: sysctl::observe()?, ruleset: ruleset?, ..state? })
+    }
+
+    async fn apply(&self, step: &Step) -> Result<(), KernelError> {
+        match step {
+            Step::PutSysctl(key, value) => sysctl::write(key, value),
+            Step::ChangeRuleset(changes) => self.nft.apply(changes).await,
+            Step::CreateVtep(_)
+            | Step::SetVtepMtu(_)
+            | Step::DeleteVtep
+            | Step::PutFdb(..)
+            | Step::DeleteFdb(_)
+            | Step::PutNeighbour(..)
+            | Step::DeleteNeighbour(_)
+            | Step::PutRoute(..)
+            | Step::DeleteRoute(..)
+            | Step::AddPolicy(_)
+            | Step::DeletePolicy(_)
+            | Step::CreateLink(..)
+            | Step::DeleteLink(_) => self.rtnetlink.apply(step).await,
+        }
+    }
+}

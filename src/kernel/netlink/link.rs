@@ -1,0 +1,265 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask,
+        LinkFlags, LinkInfo, LinkMessage,
+    },
+};
+use nix::errno::Errno;
+
+use super::{
+    Rtnetlink,
+    socket::{Refusal, Socket, accept},
+};
+use crate::{
+    kernel::KernelError,
+    model::{Attachment, LinkName, Mac, NetnsRef, VTEP_LINK, Vtep},
+};
+
+/// A VNI has 24 bits (RFC 7348, 5): a tunnel device that is reported with this one equals no wanted device.
+const NO_VNI: u32 = u32::MAX;
+
+/// A device, in so far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    pub(super) mtu: u32,
+    pub(super) is_up: bool,
+    mac: Mac,
+    kind: Option<InfoKind>,
+    alias: String,
+    vxlan: Vec<InfoVxlan>,
+}
+
+impl Link {
+    /// From an answer or a notification.
+    pub(super) fn from_message(message: RouteNetlinkMessage) -> Option<Self> {
+        let message = match message {
+            RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message) => message,
+            _ => return None,
+        };
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            mtu: 0,
+            is_up: message.header.flags.contains(LinkFlags::Up),
+            mac: Mac([0; 6]),
+            kind: None,
+            alias: String::new(),
+            vxlan: Vec::new(),
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Address(bytes) => link.mac = mac_of(&bytes),
+                LinkAttribute::IfAlias(alias) => link.alias = alias,
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = Some(kind),
+                            LinkInfo::Data(InfoData::Vxlan(data)) => link.vxlan = data,
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(link)
+    }
+
+    /// Whether it is ours by its name.
+    pub(super) fn is_ours(&self) -> bool {
+        self.name.starts_with(LinkName::PREFIX)
+    }
+
+    /// Whether it is one end of a veth pair.
+    pub(super) fn is_veth(&self) -> bool {
+        self.kind == Some(InfoKind::Veth)
+    }
+
+    /// The tunnel device as a row. One that is not a VXLAN device, is down, learns, or sends to a group or by other means than
+    /// its forwarding entries keeps its MAC, port, address and MTU for the log, but gets a VNI that no device can have.
+    pub(super) fn vtep(&self) -> Vtep {
+        let mut vtep =
+            Vtep { mac: self.mac, vni: NO_VNI, port: 0, local: IpAddr::V4(Ipv4Addr::UNSPECIFIED), mtu: self.mtu };
+        let mut vni = NO_VNI;
+        let mut is_plain = self.is_up && self.kind == Some(InfoKind::Vxlan);
+        for attribute in &self.vxlan {
+            match attribute {
+                InfoVxlan::Id(id) => vni = *id,
+                InfoVxlan::Port(port) => vtep.port = *port,
+                InfoVxlan::Local(local) => vtep.local = IpAddr::V4(*local),
+                InfoVxlan::Local6(local) => vtep.local = IpAddr::V6(*local),
+                InfoVxlan::Learning(on)
+                | InfoVxlan::CollectMetadata(on)
+                | InfoVxlan::Vnifilter(on)
+                | InfoVxlan::Proxy(on) => {
+                    is_plain &= !on;
+                }
+                InfoVxlan::Group(_) | InfoVxlan::Group6(_) | InfoVxlan::Gpe => is_plain = false,
+                InfoVxlan::Link(lower) => is_plain &= *lower == 0,
+                _ => {}
+            }
+        }
+        if is_plain {
+            vtep.vni = vni;
+        }
+        vtep
+    }
+
+    /// The host side of a pair as a row. One that is not whole reads as an attachment without addresses to no namespace, which
+    /// nobody wants: not a veth, no alias of ours, down, or with another MAC than the containers' gateway has. A whole one
+    /// has the MTU that it really has.
+    pub(super) fn attachment(&self) -> Attachment {
+        let is_sound = self.is_veth() && self.is_up && self.mac == Mac::GATEWAY;
+        match Attachment::from_alias(&self.alias) {
+            Some(whole) if is_sound => Attachment { mtu: self.mtu, ..whole },
+            _ => Attachment {
+                netns: NetnsRef { path: String::new(), inode: 0 },
+                ifname: String::new(),
+                addresses: Vec::new(),
+                mtu: self.mtu,
+            },
+        }
+    }
+}
+
+/// Six bytes as a MAC; anything else as zeroes, which no device of ours has.
+pub(super) fn mac_of(bytes: &[u8]) -> Mac {
+    Mac(bytes.try_into().unwrap_or_default())
+}
+
+/// All devices of the socket's namespace. Statistics, the bulk of what the kernel would send, are left out.
+pub(super) async fn all(socket: &Socket) -> Result<Vec<Link>, Refusal> {
+    let rows = socket.dump(RouteNetlinkMessage::GetLink(lean(LinkMessage::default()))).await?;
+    Ok(rows.into_iter().filter_map(Link::from_message).collect())
+}
+
+/// One device by its name; nothing if there is none.
+pub(super) async fn by_name(socket: &Socket, name: &str) -> Result<Option<Link>, Refusal> {
+    match socket.get(RouteNetlinkMessage::GetLink(lean(named(name)))).await {
+        Ok(row) => Ok(row.and_then(Link::from_message)),
+        Err(refusal) if refusal.is(Errno::ENODEV) => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// A request about the device of this name.
+pub(super) fn named(name: &str) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+}
+
+/// Sets a device up.
+pub(super) fn set_up(name: &str) -> RouteNetlinkMessage {
+    let mut message = named(name);
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Keeps a device, before it is set up, from giving itself an IPv6 link-local address: nobody needs one on a link of ours,
+/// and each would be a neighbour discovery, a multicast group and a route more.
+pub(super) fn set_no_autoconf(name: &str) -> RouteNetlinkMessage {
+    let mut message = named(name);
+    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+        In6AddrGenMode::None,
+    )])]));
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Turns autoconfiguration off and sets a device up. A kernel without IPv6 has nothing to turn off.
+pub(super) async fn bring_up(socket: &Socket, name: &str) -> Result<(), Refusal> {
+    let results = socket.change_each([(set_no_autoconf(name), 0), (set_up(name), 0)]).await;
+    for result in results {
+        accept(result, &[Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP])?;
+    }
+    Ok(())
+}
+
+/// Removes a device; one that is not there is fine.
+pub(super) async fn delete(socket: &Socket, name: &str) -> Result<(), Refusal> {
+    accept(socket.change(RouteNetlinkMessage::DelLink(named(name)), 0).await, &[Errno::ENODEV])
+}
+
+impl Rtnetlink {
+    /// Makes the tunnel device. If it is there and has this identity it is kept, with its entries, and gets the MTU.
+    pub(super) async fn create_vtep(&self, wanted: Vtep) -> Result<(), KernelError> {
+        let fail = |reason: Refusal| {
+            let hint = if reason.is(Errno::EEXIST) || reason.is(Errno::EADDRINUSE) {
+                "; another VXLAN device or program uses this VNI and port: `ip -d link show type vxlan` and `ss -ulnp` tell which"
+            } else {
+                ""
+            };
+            KernelError::new(
+                format!(
+                    "create the tunnel device {VTEP_LINK} (VNI {}, UDP port {}, from {})",
+                    wanted.vni, wanted.port, wanted.local
+                ),
+                format!("{reason}{hint}"),
+            )
+        };
+        if let Some(present) = by_name(&self.socket, VTEP_LINK).await.map_err(fail)? {
+            if (Vtep { mtu: wanted.mtu, ..present.vtep() }) == wanted {
+                return self.set_vtep_mtu(wanted.mtu).await;
+            }
+            delete(&self.socket, VTEP_LINK).await.map_err(fail)?;
+        }
+        let mut message = named(VTEP_LINK);
+        message.attributes.extend([
+            LinkAttribute::Address(wanted.mac.0.to_vec()),
+            LinkAttribute::Mtu(wanted.mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vxlan),
+                LinkInfo::Data(InfoData::Vxlan(vec![
+                    InfoVxlan::Id(wanted.vni),
+                    match wanted.local {
+                        IpAddr::V4(local) => InfoVxlan::Local(local),
+                        IpAddr::V6(local) => InfoVxlan::Local6(local),
+                    },
+                    InfoVxlan::Port(wanted.port),
+                    InfoVxlan::Learning(false),
+                ])),
+            ]),
+        ]);
+        self.socket
+            .change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+            .await
+            .map_err(fail)?;
+        if let Err(refusal) = bring_up(&self.socket, VTEP_LINK).await {
+            // Half a device is worse than none. If it cannot be removed either it reads as unwanted, for it is down.
+            let _ = delete(&self.socket, VTEP_LINK).await;
+            return Err(fail(refusal));
+        }
+        Ok(())
+    }
+
+    /// Sets the tunnel device's MTU.
+    pub(super) async fn set_vtep_mtu(&self, mtu: u32) -> Result<(), KernelError> {
+        let mut message = named(VTEP_LINK);
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.socket
+            .change(RouteNetlinkMessage::SetLink(message), 0)
+            .await
+            .map_err(|refusal| KernelError::new(format!("set the MTU of {VTEP_LINK} to {mtu} bytes"), refusal))
+    }
+
+    /// Removes a device of ours; one that is not there is fine.
+    pub(super) async fn delete_link(&self, name: &str) -> Result<(), KernelError> {
+        delete(&self.socket, name)
+            .await
+            .map_err(|refusal| KernelError::new(format!("remove the device {name}"), refusal))
+    }
+}
+
+fn lean(mut message: LinkMessage) -> LinkMessage {
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
+}

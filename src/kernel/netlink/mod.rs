@@ -1,0 +1,131 @@
+//! The kernel's network by rtnetlink(7): devices, forwarding entries, neighbours, routes, policy rules.
+//!
+//! **How it lives.** [`Rtnetlink`] has one socket with one task of the runtime, which ends when it is dropped; nothing is kept in
+//! the process that a restart could lose. It speaks for the network namespace of the thread that opened it. The kernel does
+//! each request within the system call that hands it over, so a busy RTNL lock is felt by the runtime's worker
+//! for that long. [`Changes`] has a socket of its own and no task.
+//!
+//! **What is odd.** A row that is ours by its place but not as we make them must neither look right nor stay unseen. It is
+//! reported under its key with a value that nobody wants, so that the plan puts the right one or removes it: a tunnel
+//! device with a VNI of more than 24 bits; a forwarding entry or route to `0.0.0.0`; a neighbour with the MAC
+//! `00:00:00:00:00:00`; a policy rule `goto 0`; a veth attached to no namespace.
+
+mod link;
+mod neighbour;
+mod notify;
+mod pair;
+mod route;
+mod rule;
+mod socket;
+mod underlay;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use self::{
+    route::Strays,
+    socket::{Refusal, Socket},
+};
+use super::KernelError;
+use crate::model::{HostState, LinkName, Mac, VTEP_LINK};
+use crate::plan::Step;
+
+pub use self::{notify::Changes, route::ROUTE_METRIC, underlay::LocalPrefix};
+
+/// The rtnetlink part of the kernel, in the network namespace of the thread that opened it.
+pub struct Rtnetlink {
+    socket: Socket,
+    odd: Mutex<Odd>,
+}
+
+/// What the last look found that a mere replace would not bring to order; the step that concerns it removes it.
+#[derive(Default)]
+struct Odd {
+    routes: Strays,
+    forwarding: BTreeSet<Mac>,
+}
+
+impl Rtnetlink {
+    /// Opens it in the calling thread's network namespace. Needs a tokio runtime, whose worker threads need not be in that
+    /// namespace, and for changes `CAP_NET_ADMIN`.
+    pub fn open() -> Result<Self, KernelError> {
+        let socket = Socket::open().map_err(|error| KernelError::new("open an rtnetlink socket", error))?;
+        Ok(Self { socket, odd: Mutex::default() })
+    }
+
+    /// All rows of ours but settings and the rule set, which are left empty.
+    pub async fn observe(&self) -> Result<HostState, KernelError> {
+        let fail = |what: &'static str| {
+            move |refusal: Refusal| KernelError::new(format!("read the kernel's {what}"), refusal)
+        };
+        let links = link::all(&self.socket).await.map_err(fail("devices"))?;
+        let names: HashMap<u32, &str> = links.iter().map(|link| (link.index, link.name.as_str())).collect();
+        let vtep = links.iter().find(|link| link.name == VTEP_LINK);
+        let (fdb, neighbours) = match vtep {
+            Some(vtep) => (
+                neighbour::forwarding_entries(&self.socket, vtep.index).await.map_err(fail("forwarding entries"))?,
+                neighbour::permanent_neighbours(&self.socket, vtep.index).await.map_err(fail("neighbours"))?,
+            ),
+            None => (BTreeMap::new(), BTreeMap::new()),
+        };
+        let (routes, strays) = route::ours(&self.socket, &names).await.map_err(fail("routes"))?;
+        let forwarding =
+            fdb.iter().filter(|(_, underlay)| **underlay == neighbour::NO_UNDERLAY).map(|(mac, _)| *mac).collect();
+        *self.odd() = Odd { routes: strays, forwarding };
+        Ok(HostState {
+            vtep: vtep.map(link::Link::vtep),
+            fdb,
+            neighbours,
+            routes,
+            policy: rule::ours(&self.socket).await.map_err(fail("policy rules"))?,
+            links: links
+                .iter()
+                .filter_map(|link| Some((LinkName::from_kernel(&link.name)?, link.attachment())))
+                .collect(),
+            ..HostState::default()
+        })
+    }
+
+    /// Does one step that is rtnetlink's; the others are refused.
+    pub async fn apply(&self, step: &Step) -> Result<(), KernelError> {
+        match step {
+            Step::CreateVtep(vtep) => self.create_vtep(*vtep).await,
+            Step::SetVtepMtu(mtu) => self.set_vtep_mtu(*mtu).await,
+            Step::DeleteVtep => self.delete_link(VTEP_LINK).await,
+            Step::PutFdb(mac, underlay) => self.put_fdb(*mac, *underlay).await,
+            Step::DeleteFdb(mac) => self.delete_fdb(*mac).await,
+            Step::PutNeighbour(gateway, mac) => self.put_neighbour(*gateway, *mac).await,
+            Step::DeleteNeighbour(gateway) => self.delete_neighbour(*gateway).await,
+            Step::PutRoute(table, prefix, route) => self.put_route(*table, *prefix, route).await,
+            Step::DeleteRoute(table, prefix) => self.delete_route(*table, *prefix).await,
+            Step::AddPolicy(rule) => self.add_policy(*rule).await,
+            Step::DeletePolicy(rule) => self.delete_policy(*rule).await,
+            Step::CreateLink(name, attachment) => self.create_link(name, attachment).await,
+            Step::DeleteLink(name) => self.delete_link(name.as_str()).await,
+            Step::PutSysctl(..) | Step::ChangeRuleset(_) => {
+                Err(KernelError::new(format!("do {step:?}"), "it is not a matter of rtnetlink"))
+            }
+        }
+    }
+
+    /// The index of a device; nothing if there is none of this name.
+    async fn index_of(&self, name: &str) -> Result<Option<u32>, Refusal> {
+        Ok(link::by_name(&self.socket, name).await?.map(|link| link.index))
+    }
+
+    /// The index of the tunnel device, without which `action` cannot be done.
+    async fn vtep_index(&self, action: &str) -> Result<u32, KernelError> {
+        match self.index_of(VTEP_LINK).await {
+            Ok(Some(index)) => Ok(index),
+            Ok(None) => Err(KernelError::new(action, format!("there is no tunnel device {VTEP_LINK}"))),
+            Err(refusal) => Err(KernelError::new(action, refusal)),
+        }
+    }
+
+    fn odd(&self) -> MutexGuard<'_, Odd> {
+        // It is replaced or one entry is taken, never left half changed: a panic elsewhere does not spoil it.
+        self.odd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
