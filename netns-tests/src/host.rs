@@ -255,7 +255,7 @@ impl Host {
     /// replica that does not listen yet.
     pub fn serve(&self, network: &str, name: &str, words: &str, port: u16) -> Result<Container> {
         let netns = Netns::create(format!("{}-{name}", self.netns.name()))?;
-        let program = netns.enter(|| start_replica(name, port))?;
+        let program = start_replica(&netns, name, port)?;
         let path = netns.path();
         self.weft_ok(&format!("attach --netns {} --network {network} --name {name} {words}", path.display()))?;
         let address = self.endpoint_address(network, name)?;
@@ -314,17 +314,19 @@ impl Container {
 
     /// Starts the replica's program in it.
     pub fn start_replica(&mut self, port: u16) -> Result<()> {
-        self.program = Some(self.netns.enter(|| start_replica(&self.name, port))?);
+        self.program = Some(start_replica(&self.netns, &self.name, port)?);
         Ok(())
     }
 }
 
-/// Starts the replica's program in this thread's namespace and waits until it answers there.
-fn start_replica(name: &str, port: u16) -> Result<Process> {
+/// Starts the replica's program in a namespace and waits until it answers there.
+pub fn start_replica(netns: &Netns, name: &str, port: u16) -> Result<Process> {
     let mut command = Command::new(crate::topology::beside_us("weft-testkit")?);
     command.args(["serve", &port.to_string(), name]).stdin(Stdio::null()).stdout(Stdio::null());
-    let process = Process::start(format!("the replica {name}"), command)?;
     let here = SocketAddr::from(([127, 0, 0, 1], port));
-    wait_until(format!("the replica {name} answers"), SERVE_BOUND, || testkit::ask(here, SERVE_BOUND))?;
-    Ok(process)
+    netns.enter(|| {
+        let process = Process::start(format!("the replica {name}"), command)?;
+        wait_until(format!("the replica {name} answers"), SERVE_BOUND, || testkit::ask(here, SERVE_BOUND))?;
+        Ok(process)
+    })
 }

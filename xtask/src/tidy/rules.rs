@@ -59,8 +59,12 @@ pub(super) const OWNED_CRATES: &[(&str, &[&str], &str)] = &[
     ("comfy_table", &["src/cli/"], ONE_HOME),
     ("hashring", &["src/ipam/"], ONE_HOME),
     // The identity is the node's own file of a few fields, with a version of its own.
-    ("serde", &["src/store/record", "src/api/", "src/agent/config", "src/agent/identity"], SERDE),
-    ("serde_json", &["src/store/record", "src/api/", "src/agent/config", "src/agent/identity", "src/cli/"], SERDE),
+    ("serde", &["src/store/record", "src/api/", "src/agent/config", "src/agent/identity", "src/cli/output"], SERDE),
+    (
+        "serde_json",
+        &["src/store/record", "src/api/", "src/agent/config", "src/agent/identity", "src/cli/output"],
+        SERDE,
+    ),
     ("toml", &["src/agent/config"], SERDE),
 ];
 
