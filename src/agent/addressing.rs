@@ -75,7 +75,12 @@ impl Addressing {
         self.blocks.clear();
     }
 
-    async fn choose(&mut self, store: &dyn Store, situation: &Situation<'_>, subnet: &Subnet) -> Result<Assigned, Refusal> {
+    async fn choose(
+        &mut self,
+        store: &dyn Store,
+        situation: &Situation<'_>,
+        subnet: &Subnet,
+    ) -> Result<Assigned, Refusal> {
         let mut looked = false;
         loop {
             for (block, version) in self.own_blocks(situation.network, subnet) {
@@ -107,10 +112,16 @@ impl Addressing {
         wanted: IpAddr,
     ) -> Result<Assigned, Refusal> {
         if !subnet.is_assignable(wanted) {
-            return Err(Refusal::invalid(format!("cannot give out {wanted}: it is the first or last address of {}", subnet.prefix)));
+            return Err(Refusal::invalid(format!(
+                "cannot give out {wanted}: it is the first or last address of {}",
+                subnet.prefix
+            )));
         }
         if subnet.vip_range().contains(&wanted) {
-            return Err(Refusal::invalid(format!("cannot give out {wanted}: {} is for the VIPs of services", subnet.vip_range())));
+            return Err(Refusal::invalid(format!(
+                "cannot give out {wanted}: {} is for the VIPs of services",
+                subnet.vip_range()
+            )));
         }
         if situation.taken.contains(&wanted) {
             return Err(Refusal::conflict(format!("cannot give out {wanted}: another endpoint has it"))
@@ -159,8 +170,11 @@ impl Addressing {
                 return Ok(true);
             }
         }
-        Err(Refusal::unavailable(format!("other nodes were faster at {CLAIMS_MAX} blocks of {}", situation.network.name))
-            .with_hint("try again"))
+        Err(Refusal::unavailable(format!(
+            "other nodes were faster at {CLAIMS_MAX} blocks of {}",
+            situation.network.name
+        ))
+        .with_hint("try again"))
     }
 
     /// One address out of somebody else's block: all are claimed, not all are full.
@@ -168,8 +182,11 @@ impl Addressing {
         let blocks = situation.cluster.blocks.values().filter(|block| block.network == situation.network.id);
         let blocks = blocks.map(|block| block.prefix).filter(|block| subnet.prefix.contains(block));
         let Some(address) = ipam::choose_borrowed(subnet, blocks, situation.taken) else {
-            return Err(Refusal::conflict(format!("no address is free in {}, network {}", subnet.prefix, situation.network.name))
-                .with_hint("detach what is not needed, or create a network with a larger --subnet"));
+            return Err(Refusal::conflict(format!(
+                "no address is free in {}, network {}",
+                subnet.prefix, situation.network.name
+            ))
+            .with_hint("detach what is not needed, or create a network with a larger --subnet"));
         };
         Ok(Assigned { address, condition: network_unchanged(store, situation.network).await? })
     }

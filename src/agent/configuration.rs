@@ -77,9 +77,8 @@ fn record_refusal(error: record::RecordError) -> Refusal {
 /// A store's failure in the words of the API.
 pub(super) fn store_refusal(error: StoreError) -> Refusal {
     match error {
-        StoreError::Unavailable { .. } => {
-            Refusal::unavailable(error).with_hint("what runs keeps running; try again when the store is back (`weft status`)")
-        }
+        StoreError::Unavailable { .. } => Refusal::unavailable(error)
+            .with_hint("what runs keeps running; try again when the store is back (`weft status`)"),
         StoreError::Refused(_) => Refusal::invalid(error),
         StoreError::Compacted(_) | StoreError::LeaseGone(_) | StoreError::Storage(_) => Refusal::internal(error),
     }

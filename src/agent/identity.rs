@@ -69,7 +69,8 @@ impl std::str::FromStr for StoreUrl {
         };
         let endpoints: Vec<String> = rest.split(',').map(str::to_owned).collect();
         for endpoint in &endpoints {
-            let port = endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+            let port =
+                endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
             if !matches!(port, Some(Ok(1..))) || endpoint.contains(['/', '?', '@']) {
                 return Err(format!("{endpoint:?} in the store's URL is not HOST:PORT"));
             }

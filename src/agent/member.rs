@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context;
 use tokio::{
+    net::TcpListener,
     sync::watch,
     task::JoinSet,
     time::{Duration, timeout},
@@ -28,8 +29,8 @@ use super::{
 use crate::{
     kernel::Kernel,
     model::{Cluster, Node, NodeId},
-    peer,
-    store::{LeaseId, Revision, Store, embedded::Embedded, etcd},
+    peer::{self, Gatekeeper},
+    store::{LeaseId, Revision, Store, embedded::Embedded, etcd::{EtcdClient, EtcdServer}},
 };
 
 /// The port for the store and for joining nodes, on the advertised address.
@@ -46,6 +47,7 @@ pub(super) struct Member {
     pub(super) clusters: watch::Receiver<Option<Arc<Cluster>>>,
     pub(super) health: watch::Receiver<StoreHealth>,
     pub(super) host: Host,
+    embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -62,11 +64,12 @@ impl OpenStore {
         match url {
             StoreUrl::Embedded => {
                 let dir = data_dir.join("store");
+                std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
                 let embedded = Arc::new(Embedded::open(&dir).await?);
                 Ok(Self { store: Arc::<Embedded>::clone(&embedded), embedded: Some(embedded) })
             }
             StoreUrl::Etcd(endpoints) => {
-                let client = etcd::EtcdClient::connect(endpoints.clone())?;
+                let client = EtcdClient::new(endpoints)?;
                 Ok(Self { store: Arc::new(client), embedded: None })
             }
         }
@@ -83,18 +86,14 @@ impl Member {
     ) -> anyhow::Result<Arc<Self>> {
         let OpenStore { store, embedded } = opened;
         let address = SocketAddr::new(identity.underlay, PEER_PORT);
-        let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
+        let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on {address} for other nodes: is another agent running, or the address gone from this host?")
         })?;
-        let gatekeeper = peer::Gatekeeper::new(peer::Admission {
+        let gatekeeper = Gatekeeper::new(peer::Admission {
             cluster_key: identity.cluster_key.clone(),
             token: identity.token.clone(),
             store_url: reachable_url(&identity),
         });
-        let mut routes = peer::routes(gatekeeper);
-        if let Some(embedded) = &embedded {
-            routes = etcd::add_routes(routes, embedded);
-        }
 
         let followed = Arc::new(Followed {
             cluster: watch::Sender::new(None),
@@ -109,6 +108,7 @@ impl Member {
             addressing: tokio::sync::Mutex::default(),
             clusters: followed.cluster.subscribe(),
             health: followed.health.subscribe(),
+            embedded,
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
             host: host.clone(),
@@ -123,11 +123,7 @@ impl Member {
         };
         {
             let mut tasks = member.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            tasks.spawn(async move {
-                if let Err(error) = etcd::serve(routes, listener).await {
-                    warn!("the port for other nodes closed: {error}");
-                }
-            });
+            tasks.spawn(serve_others(gatekeeper, member.embedded.clone(), listener));
             tasks.spawn(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics)));
             tasks.spawn(presence::keep(store, identity, lease));
             let running = Arc::clone(&reconciler);
@@ -173,11 +169,12 @@ impl Member {
     /// The newest cluster, once it contains the change committed at `revision`.
     pub(super) async fn cluster_at(&self, revision: Revision) -> Option<Arc<Cluster>> {
         let mut clusters = self.clusters.clone();
-        let reached = clusters.wait_for(|cluster| cluster.as_ref().is_some_and(|cluster| cluster.revision >= revision.0));
+        let reached =
+            clusters.wait_for(|cluster| cluster.as_ref().is_some_and(|cluster| cluster.revision >= revision.0));
         timeout(CATCH_UP, reached).await.ok()?.ok()?.clone()
     }
 
-    /// Ends every task, then this node's lease, so that the others need not wait for it to run out.
+    /// Ends every task, then this node's lease, so that the others need not wait for it to run out, and closes the store.
     pub(super) async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.abort_all();
@@ -188,6 +185,23 @@ impl Member {
         {
             warn!("this node's sign of life could not be taken back, it runs out in {} s: {error}", presence::LEASE_S);
         }
+        if let Some(embedded) = &self.embedded {
+            embedded.close().await;
+        }
+    }
+}
+
+/// Answers other nodes for ever: who wants to join, and on the node that holds the store everybody else too.
+async fn serve_others(gatekeeper: Gatekeeper, embedded: Option<Arc<Embedded>>, listener: TcpListener) {
+    let ended = match embedded {
+        Some(embedded) => {
+            let server = EtcdServer::new(embedded).add_service(gatekeeper);
+            server.serve(listener, std::future::pending()).await.map_err(anyhow::Error::from)
+        }
+        None => peer::serve(gatekeeper, listener).await.map_err(anyhow::Error::from),
+    };
+    if let Err(error) = ended {
+        warn!("the port for other nodes closed: {error:#}");
     }
 }
 

@@ -198,7 +198,8 @@ async fn watch_over(metrics: Option<tokio::task::JoinHandle<anyhow::Result<()>>>
 fn lock(data_dir: &Path) -> anyhow::Result<Flock<File>> {
     let path = data_dir.join("lock");
     fs::create_dir_all(data_dir).with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
-    let file = File::create(&path).with_context(|| format!("cannot write to the data directory {}", data_dir.display()))?;
+    let file =
+        File::create(&path).with_context(|| format!("cannot write to the data directory {}", data_dir.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => {

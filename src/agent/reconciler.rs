@@ -97,7 +97,12 @@ pub(super) struct Work {
 impl Reconciler {
     /// A loop that has not run yet.
     pub(super) fn new() -> Self {
-        Self { starting: Mutex::default(), requested: AtomicU64::new(0), dirty: Notify::new(), passes: watch::Sender::new(None) }
+        Self {
+            starting: Mutex::default(),
+            requested: AtomicU64::new(0),
+            dirty: Notify::new(),
+            passes: watch::Sender::new(None),
+        }
     }
 
     /// Something may have changed.
@@ -120,7 +125,8 @@ impl Reconciler {
         let mut passes = self.passes.subscribe();
         let request = self.requested.fetch_add(1, Ordering::AcqRel) + 1;
         self.mark_dirty();
-        let wanted = passes.wait_for(|pass| pass.as_ref().is_some_and(|p| p.covers >= request && p.revision >= revision));
+        let wanted =
+            passes.wait_for(|pass| pass.as_ref().is_some_and(|p| p.covers >= request && p.revision >= revision));
         timeout(PASS_WAIT, wanted).await.ok()?.ok()?.clone()
     }
 
@@ -255,7 +261,8 @@ async fn converge(work: &Work, view: &Cluster, facts: &HostFacts, settled: &mut 
     }
     pass.failures.push(Failure {
         link: None,
-        message: "somebody keeps changing what weft has set; look for another program that manages these rows".to_owned(),
+        message: "somebody keeps changing what weft has set; look for another program that manages these rows"
+            .to_owned(),
     });
 }
 
@@ -277,7 +284,8 @@ fn link_of(step: &Step) -> Option<LinkName> {
 
 /// Says each failure once, not once a retry.
 fn report(pass: &Pass, last: Option<&Pass>) {
-    let known: BTreeSet<&str> = last.iter().flat_map(|last| &last.failures).map(|failure| failure.message.as_str()).collect();
+    let known: BTreeSet<&str> =
+        last.iter().flat_map(|last| &last.failures).map(|failure| failure.message.as_str()).collect();
     for failure in &pass.failures {
         if known.contains(failure.message.as_str()) {
             debug!("still: {}", failure.message);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::member::Member;
 use crate::{
     api::wire::{
-        BlockView, ClusterView, EndpointView, NetworkView, NodeStatus, NodeView, ReplicaView, ServiceStatus, ServiceView,
-        SubnetView,
+        BlockView, ClusterView, EndpointView, NetworkView, NodeStatus, NodeView, ReplicaView, ServiceStatus,
+        ServiceView, SubnetView,
     },
     mesh::{self, Balancing},
     model::{Attachment, Block, Cluster, Endpoint, LinkName, Network, NetworkId, Node, NodeId, Service, ServiceId},

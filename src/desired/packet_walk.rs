@@ -42,7 +42,15 @@ fn chains(cluster: &Cluster, facts: &HostFacts) -> impl Iterator<Item = (ChainNa
         (ChainName::FromContainer, vec![Rule::DropSpoofed, Rule::ReturnToIngress(mask)]),
         // The front door.
         (ChainName::NatPrerouting, vec![Rule::DispatchVip(v4), Rule::DispatchVip(v6), Rule::DispatchPublished]),
-        (ChainName::NatOutput, vec![Rule::DispatchVip(v4), Rule::DispatchVip(v6), Rule::DispatchPublished]),
+        (
+            ChainName::NatOutput,
+            vec![
+                Rule::DispatchVip(v4),
+                Rule::DispatchVip(v6),
+                Rule::DispatchPublishedLocally(v4),
+                Rule::DispatchPublishedLocally(v6),
+            ],
+        ),
         // Isolation.
         (
             ChainName::Forward,

@@ -3,7 +3,11 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::{Changes, Kernel, KernelError, LocalPrefix, Rtnetlink, netns, nft::{Nft, NftChanges}, sysctl};
+use super::{
+    Changes, Kernel, KernelError, LocalPrefix, Rtnetlink, netns,
+    nft::{Nft, NftChanges},
+    sysctl,
+};
 use crate::{
     model::{HostState, NetnsRef},
     plan::Step,

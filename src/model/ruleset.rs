@@ -437,7 +437,7 @@ impl Rule {
             Self::TunnelFromPeer(family, _) | Self::TunnelToPeer(family, _) => Some(SetName::Peers(family)),
             Self::RememberIngress => Some(SetName::Vteps),
             Self::DispatchVip(family) => Some(SetName::Vips(family)),
-            Self::DispatchPublished => Some(SetName::Ports),
+            Self::DispatchPublished | Self::DispatchPublishedLocally(_) => Some(SetName::Ports),
             Self::BalancePort { family, shard, .. } => Some(SetName::Targets(family, shard)),
             Self::BalanceVip { family, shard, .. } => Some(SetName::Replicas(family, shard)),
             Self::AcceptWithin(family) | Self::KeepWithin(family) => Some(SetName::Within(family)),
@@ -453,7 +453,8 @@ impl Rule {
             | Self::RefuseTcp
             | Self::RefuseOther
             | Self::AcceptEstablished
-            | Self::ClearMark(_) => None,
+            | Self::ClearMark(_)
+            | Self::Foreign(_) => None,
         }
     }
 
@@ -470,6 +471,7 @@ impl Rule {
             | Self::ReturnToIngress(_)
             | Self::DispatchVip(_)
             | Self::DispatchPublished
+            | Self::DispatchPublishedLocally(_)
             | Self::BalancePort { .. }
             | Self::BalanceVip { .. }
             | Self::RefuseTcp
@@ -481,7 +483,8 @@ impl Rule {
             | Self::RefuseUnpublished(_)
             | Self::ClearMark(_)
             | Self::KeepWithin(_)
-            | Self::Masquerade(_) => None,
+            | Self::Masquerade(_)
+            | Self::Foreign(_) => None,
         }
     }
 }

@@ -6,7 +6,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use tonic::{Request, Response, Status, body::Body, codegen::http, server::UnaryService, service::Routes};
+use tokio::net::TcpListener;
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    codegen::http,
+    server::UnaryService,
+    transport::{Server, server::TcpIncoming},
+};
 use tonic_prost::ProstCodec;
 
 use super::{
@@ -72,22 +79,20 @@ impl Gatekeeper {
     }
 }
 
-/// The gatekeeper as routes of a gRPC server.
-pub fn routes(gatekeeper: Gatekeeper) -> Routes {
-    Routes::new(MembershipService { gatekeeper })
+/// Serves the gatekeeper alone, for ever: on nodes that do not hold the store.
+pub async fn serve(gatekeeper: Gatekeeper, listener: TcpListener) -> Result<(), tonic::transport::Error> {
+    Server::builder().add_service(gatekeeper).serve_with_incoming(TcpIncoming::from(listener)).await
 }
 
-/// `weft.v1.Membership`.
-#[derive(Debug, Clone)]
-struct MembershipService {
-    gatekeeper: Gatekeeper,
-}
-
-impl tonic::server::NamedService for MembershipService {
+impl tonic::server::NamedService for Gatekeeper {
     const NAME: &'static str = "weft.v1.Membership";
 }
 
-impl tonic::codegen::Service<http::Request<Body>> for MembershipService {
+impl<B> tonic::codegen::Service<http::Request<B>> for Gatekeeper
+where
+    B: tonic::codegen::Body + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError> + Send + 'static,
+{
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -96,8 +101,8 @@ impl tonic::codegen::Service<http::Request<Body>> for MembershipService {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let gatekeeper = self.gatekeeper.clone();
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let gatekeeper = self.clone();
         Box::pin(async move {
             Ok(match request.uri().path() {
                 "/weft.v1.Membership/Hello" => {

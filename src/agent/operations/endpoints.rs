@@ -85,7 +85,8 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
             return Err(Refusal::conflict("cannot give out the address: another node was faster"));
         }
     }
-    Err(Refusal::unavailable(format!("{TRIES_MAX} addresses in a row were taken by other nodes")).with_hint("try again"))
+    Err(Refusal::unavailable(format!("{TRIES_MAX} addresses in a row were taken by other nodes"))
+        .with_hint("try again"))
 }
 
 fn check(cluster: &Cluster, request: &AttachRequest) -> Result<Wish, Refusal> {
@@ -105,14 +106,21 @@ fn check(cluster: &Cluster, request: &AttachRequest) -> Result<Wish, Refusal> {
     };
     let aliases: Vec<Name> = request.aliases.iter().map(|alias| lookup::name(alias)).collect::<Result<_, _>>()?;
     if aliases.len() > ALIASES_MAX {
-        return Err(Refusal::invalid(format!("{name} would have {} aliases; {ALIASES_MAX} is the most", aliases.len())));
+        return Err(Refusal::invalid(format!(
+            "{name} would have {} aliases; {ALIASES_MAX} is the most",
+            aliases.len()
+        )));
     }
     let address = match &request.ip {
         Some(text) => {
             let address = text.parse().map_err(|_| Refusal::invalid(format!("{text:?} is not an IP address")))?;
             if !network.contains(address) {
-                let prefixes = network.subnets.iter().map(|subnet| subnet.prefix.to_string()).collect::<Vec<_>>().join(", ");
-                return Err(Refusal::invalid(format!("{address} does not lie in the network {} ({prefixes})", network.name)));
+                let prefixes =
+                    network.subnets.iter().map(|subnet| subnet.prefix.to_string()).collect::<Vec<_>>().join(", ");
+                return Err(Refusal::invalid(format!(
+                    "{address} does not lie in the network {} ({prefixes})",
+                    network.name
+                )));
             }
             Some(address)
         }
@@ -124,7 +132,16 @@ fn check(cluster: &Cluster, request: &AttachRequest) -> Result<Wish, Refusal> {
         NetnsTarget::Pid(pid) => format!("/proc/{pid}/ns/net"),
     };
     let netns = netns::inspect(&path).map_err(Refusal::invalid)?;
-    Ok(Wish { netns, network, name, aliases, service, address, ifname: request.ifname.clone(), weight: request.weight.get() })
+    Ok(Wish {
+        netns,
+        network,
+        name,
+        aliases,
+        service,
+        address,
+        ifname: request.ifname.clone(),
+        weight: request.weight.get(),
+    })
 }
 
 /// As the kernel's `dev_valid_name` (net/core/dev.c).
@@ -133,7 +150,9 @@ fn check_ifname(name: &str) -> Result<(), Refusal> {
         || name.len() > IFNAME_LEN_MAX
         || name == "."
         || name == ".."
-        || name.bytes().any(|byte| byte == b'/' || byte == b':' || byte.is_ascii_whitespace() || byte.is_ascii_control());
+        || name
+            .bytes()
+            .any(|byte| byte == b'/' || byte == b':' || byte.is_ascii_whitespace() || byte.is_ascii_control());
     if wrong || name == "lo" {
         return Err(Refusal::invalid(format!(
             "{name:?} cannot be a device's name: 1 to {IFNAME_LEN_MAX} bytes without white space, slash and colon, not `lo`"
@@ -223,7 +242,9 @@ async fn start(member: &Member, wish: &Wish) -> Result<(Endpoint, Vec<Assigned>)
 
 async fn link(member: &Member, endpoint: &Endpoint) -> Result<(), Refusal> {
     let Some(pass) = member.reconciler.pass_with(0).await else {
-        return Err(Refusal::unavailable("the kernel was not brought up to date in time").with_hint("see `weft status`"));
+        return Err(
+            Refusal::unavailable("the kernel was not brought up to date in time").with_hint("see `weft status`")
+        );
     };
     if pass.bereft.contains(&endpoint.id) {
         return Err(Refusal::conflict(format!("the namespace {} is gone", endpoint.netns.path)));
@@ -301,7 +322,9 @@ pub(super) async fn withdraw(member: &Member, endpoint: &Endpoint) -> Result<Opt
     }
     match member.store.commit(Transaction { compares, writes }).await.map_err(store_refusal)? {
         Outcome::Committed(revision) => Ok(Some(revision)),
-        Outcome::Conflict => Err(Refusal::unavailable(format!("the record of {} changed meanwhile", endpoint.name))
-            .with_hint("try again")),
+        Outcome::Conflict => {
+            Err(Refusal::unavailable(format!("the record of {} changed meanwhile", endpoint.name))
+                .with_hint("try again"))
+        }
     }
 }

@@ -29,9 +29,9 @@ pub(super) fn name(text: &str) -> Result<Name, Refusal> {
 pub(super) fn node<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Node, Refusal> {
     let by_name = cluster.nodes.values().find(|node| node.name.as_str() == text);
     let by_number = || text.parse::<NodeId>().ok().and_then(|id| cluster.nodes.get(&id));
-    by_name.or_else(by_number).ok_or_else(|| {
-        Refusal::not_found(format!("there is no node {text:?}")).with_hint("see `weft node ls`")
-    })
+    by_name
+        .or_else(by_number)
+        .ok_or_else(|| Refusal::not_found(format!("there is no node {text:?}")).with_hint("see `weft node ls`"))
 }
 
 /// A network by name.
@@ -65,15 +65,14 @@ pub(super) fn endpoint<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Endpo
         .filter(|endpoint| endpoint.name.as_str() == name && network.is_none_or(|network| endpoint.network == network));
     match (named.next(), named.next()) {
         (Some(endpoint), None) => Ok(endpoint),
-        (Some(one), Some(other)) => {
-            Err(Refusal::conflict(format!("more than one endpoint is called {text:?}")).with_hint(format!(
+        (Some(one), Some(other)) => Err(Refusal::conflict(format!("more than one endpoint is called {text:?}"))
+            .with_hint(format!(
                 "say which: {}/{name} ({}) or {}/{name} ({})",
                 views::network_name(cluster, one.network),
                 one.id,
                 views::network_name(cluster, other.network),
                 other.id
-            )))
-        }
+            ))),
         (None, _) => {
             Err(Refusal::not_found(format!("there is no endpoint {text:?}")).with_hint("see `weft endpoint ls`"))
         }

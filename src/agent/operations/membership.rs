@@ -78,8 +78,9 @@ fn pools(request: &InitRequest) -> Result<Vec<IpNet>, Refusal> {
     let texts = if request.pools.is_empty() { vec![DEFAULT_POOL.to_owned()] } else { request.pools.clone() };
     let mut pools: Vec<IpNet> = Vec::new();
     for text in texts {
-        let pool: IpNet =
-            text.parse().map_err(|_| Refusal::invalid(format!("the pool {text:?} is not a prefix such as {DEFAULT_POOL}")))?;
+        let pool: IpNet = text
+            .parse()
+            .map_err(|_| Refusal::invalid(format!("the pool {text:?} is not a prefix such as {DEFAULT_POOL}")))?;
         ipam::subnet(pool).map_err(Refusal::invalid)?;
         if let Some(other) = pools.iter().find(|other| other.contains(&pool) || pool.contains(*other)) {
             return Err(Refusal::invalid(format!("the pools {other} and {pool} overlap")));
@@ -152,8 +153,11 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
     let token: Token = request.token.parse().map_err(Refusal::invalid)?;
     if let Some(member) = agent.membership().await {
         if !token.names(&member.identity.cluster_key) {
-            return Err(Refusal::conflict(format!("this node belongs to another cluster, {}", member.identity.cluster))
-                .with_hint("`weft leave` takes it out"));
+            return Err(Refusal::conflict(format!(
+                "this node belongs to another cluster, {}",
+                member.identity.cluster
+            ))
+            .with_hint("`weft leave` takes it out"));
         }
         let cluster = lookup::cluster(&member)?;
         let me = lookup::node(&cluster, member.identity.name.as_str())?;
@@ -201,7 +205,8 @@ fn newcomer(cluster: &Cluster, name: &Name, underlay: std::net::IpAddr) -> Resul
             .with_hint("start this agent with another --advertise ADDR, or remove that node"));
     }
     let id = NodeId::all().find(|id| !cluster.nodes.contains_key(id));
-    let id = id.ok_or_else(|| Refusal::conflict(format!("the cluster has {} nodes, as many as it can number", NodeId::MAX)))?;
+    let id = id
+        .ok_or_else(|| Refusal::conflict(format!("the cluster has {} nodes, as many as it can number", NodeId::MAX)))?;
     Ok(Node { id, name: name.clone(), underlay, labels: BTreeMap::new(), availability: Availability::Active })
 }
 

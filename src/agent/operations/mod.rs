@@ -20,14 +20,17 @@ use super::{Agent, member::Member};
 use crate::api::{
     Operations, Refusal,
     wire::{
-        AttachReply, AttachRequest, Availability, BlockView, DownReply, EndpointView, InitReply, InitRequest, JoinReply,
-        JoinRequest, LeaveRequest, NetworkCreateReply, NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeView,
-        ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceUpdateRequest, ServiceView, StatusView, TokenView,
+        AttachReply, AttachRequest, Availability, BlockView, DownReply, EndpointView, InitReply, InitRequest,
+        JoinReply, JoinRequest, LeaveRequest, NetworkCreateReply, NetworkCreateRequest, NetworkView, NodeLabelRequest,
+        NodeView, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceUpdateRequest, ServiceView, StatusView,
+        TokenView,
     },
 };
 
 /// Runs to its end even if the client goes away meanwhile.
-async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T, Refusal>> + Send + 'static) -> Result<T, Refusal> {
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
     tokio::spawn(work).await.map_err(|error| Refusal::internal(format!("the operation broke off: {error}")))?
 }
 
@@ -151,6 +154,7 @@ impl Operations for Arc<Agent> {
     }
 
     async fn ipam_list(&self) -> Result<Vec<BlockView>, Refusal> {
-        Ok(super::views::blocks(&lookup::cluster(&*self.member().await?)?))
+        let cluster = lookup::cluster(&*self.member().await?)?;
+        Ok(super::views::blocks(&cluster))
     }
 }

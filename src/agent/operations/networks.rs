@@ -49,7 +49,8 @@ pub(super) async fn create(member: &Member, request: &NetworkCreateRequest) -> R
             compare(existing, &wanted, request)?;
             return Ok(Decision::Already((existing.id, false)));
         }
-        let taken: Vec<IpNet> = prefixes(cluster).map(|(_, prefix)| prefix).chain(routed.iter().map(|route| route.prefix)).collect();
+        let taken: Vec<IpNet> =
+            prefixes(cluster).map(|(_, prefix)| prefix).chain(routed.iter().map(|route| route.prefix)).collect();
         let subnets = if wanted.is_empty() {
             vec![ipam::choose_subnet(&cluster.settings.pools, &taken).ok_or_else(|| no_room(cluster))?]
         } else {
@@ -84,9 +85,12 @@ fn subnet(text: &str) -> Result<Subnet, Refusal> {
 fn compare(existing: &Network, wanted: &[Subnet], request: &NetworkCreateRequest) -> Result<(), Refusal> {
     let Network { id: _, name, subnets, internal, mtu } = existing;
     let differs = |what: &str, has: &dyn std::fmt::Display, asked: &dyn std::fmt::Display| {
-        Err(Refusal::conflict(format!("the network {name} exists with another {what}: it has {has}, asked for was {asked}")))
+        Err(Refusal::conflict(format!(
+            "the network {name} exists with another {what}: it has {has}, asked for was {asked}"
+        )))
     };
-    let list = |subnets: &[Subnet]| subnets.iter().map(|subnet| subnet.prefix.to_string()).collect::<Vec<_>>().join(", ");
+    let list =
+        |subnets: &[Subnet]| subnets.iter().map(|subnet| subnet.prefix.to_string()).collect::<Vec<_>>().join(", ");
     if !wanted.is_empty() && wanted != subnets {
         return differs("subnet", &list(subnets), &list(wanted));
     }
@@ -102,7 +106,10 @@ fn compare(existing: &Network, wanted: &[Subnet], request: &NetworkCreateRequest
 }
 
 fn prefixes(cluster: &Cluster) -> impl Iterator<Item = (&Name, IpNet)> {
-    cluster.networks.values().flat_map(|network| network.subnets.iter().map(move |subnet| (&network.name, subnet.prefix)))
+    cluster
+        .networks
+        .values()
+        .flat_map(|network| network.subnets.iter().map(move |subnet| (&network.name, subnet.prefix)))
 }
 
 fn refuse_overlap(cluster: &Cluster, routed: &[LocalPrefix], prefix: IpNet) -> Result<(), Refusal> {
@@ -140,7 +147,9 @@ pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
             Err(Refusal::conflict(format!("the network {} is in use by {what} {names}", network.name)))
         };
         match (endpoints.as_str(), services.as_str()) {
-            ("", "") => Ok(Decision::Write(vec![Write::Delete { key: record::key_of_network(network.id) }], network.id)),
+            ("", "") => {
+                Ok(Decision::Write(vec![Write::Delete { key: record::key_of_network(network.id) }], network.id))
+            }
             ("", services) => in_use("service", services),
             (endpoints, _) => in_use("endpoint", endpoints),
         }

@@ -56,7 +56,11 @@ pub(super) async fn label(member: &Member, node: &str, request: &NodeLabelReques
             };
         }
         if labels.len() > LABELS_MAX {
-            return Err(Refusal::invalid(format!("{} would have {} labels; {LABELS_MAX} is the most", node.name, labels.len())));
+            return Err(Refusal::invalid(format!(
+                "{} would have {} labels; {LABELS_MAX} is the most",
+                node.name,
+                labels.len()
+            )));
         }
         Ok(Node { labels, ..node })
     })
@@ -90,7 +94,8 @@ pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
     let fresh = read(&*member.store).await?;
     let node = lookup::node(&fresh.cluster, text)?;
     if node.id == member.me() {
-        return Err(Refusal::conflict(format!("{} is this node", node.name)).with_hint("`weft leave` takes it out of the cluster"));
+        return Err(Refusal::conflict(format!("{} is this node", node.name))
+            .with_hint("`weft leave` takes it out of the cluster"));
     }
     if mesh::is_alive(&fresh.cluster, node.id) {
         return Err(Refusal::conflict(format!("{} is alive", node.name))
@@ -102,10 +107,9 @@ pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
 
 /// Deletes everything that belongs to a node, the node itself last, so that a deletion that is cut off can be done again.
 pub(super) async fn forget(store: &dyn Store, fresh: &Fresh, id: NodeId) -> Result<(), Refusal> {
-    let endpoints = fresh
-        .cluster
-        .endpoints_on(id)
-        .flat_map(|endpoint| endpoint.addresses.iter().map(|address| record::key_of_endpoint(endpoint.network, *address)));
+    let endpoints = fresh.cluster.endpoints_on(id).flat_map(|endpoint| {
+        endpoint.addresses.iter().map(|address| record::key_of_endpoint(endpoint.network, *address))
+    });
     let blocks = fresh
         .cluster
         .blocks

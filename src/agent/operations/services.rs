@@ -57,7 +57,11 @@ pub(super) async fn create(member: &Member, request: &ServiceCreateRequest) -> R
     Ok(ServiceCreateReply { created, service: effective(member, id, revision).await? })
 }
 
-pub(super) async fn update(member: &Member, text: &str, request: &ServiceUpdateRequest) -> Result<ServiceView, Refusal> {
+pub(super) async fn update(
+    member: &Member,
+    text: &str,
+    request: &ServiceUpdateRequest,
+) -> Result<ServiceView, Refusal> {
     let (id, revision) = configure(&*member.store, |fresh| {
         let cluster = &fresh.cluster;
         let before = lookup::service(cluster, text)?;
@@ -150,7 +154,10 @@ fn check_ports(
             .filter(|service| service.id != id)
             .find(|service| service.ports.iter().any(|theirs| PortKey::from(PortSpec::from(*theirs)) == key));
         if let Some(holder) = holder {
-            return Err(Refusal::conflict(format!("the port {key} is published by the service {} already", holder.name)));
+            return Err(Refusal::conflict(format!(
+                "the port {key} is published by the service {} already",
+                holder.name
+            )));
         }
     }
     Ok(())
@@ -159,8 +166,9 @@ fn check_ports(
 fn choose_vips(cluster: &Cluster, network: &Network) -> Result<Vec<std::net::IpAddr>, Refusal> {
     let taken = cluster.services.values().flat_map(|service| service.vips.iter().copied()).collect();
     let choose = |subnet| {
-        ipam::choose_vip(subnet, &taken)
-            .ok_or_else(|| Refusal::conflict(format!("no VIP is free in {} of the network {}", subnet.vip_range(), network.name)))
+        ipam::choose_vip(subnet, &taken).ok_or_else(|| {
+            Refusal::conflict(format!("no VIP is free in {} of the network {}", subnet.vip_range(), network.name))
+        })
     };
     network.subnets.iter().map(choose).collect()
 }

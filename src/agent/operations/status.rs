@@ -10,7 +10,8 @@ use crate::{
 pub(super) async fn status(agent: &Agent) -> StatusView {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let Some(member) = agent.membership().await else {
-        let mut warnings = vec!["this node is not part of a cluster: `weft init` begins one, `weft join` joins one".to_owned()];
+        let mut warnings =
+            vec!["this node is not part of a cluster: `weft init` begins one, `weft join` joins one".to_owned()];
         warnings.extend(agent.trouble().await);
         return StatusView {
             version,
@@ -24,7 +25,9 @@ pub(super) async fn status(agent: &Agent) -> StatusView {
         };
     };
     let cluster = member.cluster();
-    let node = cluster.as_ref().and_then(|cluster| cluster.nodes.get(&member.me()).map(|node| views::node(cluster, node, &member)));
+    let node = cluster
+        .as_ref()
+        .and_then(|cluster| cluster.nodes.get(&member.me()).map(|node| views::node(cluster, node, &member)));
     StatusView {
         version,
         node,
@@ -33,10 +36,11 @@ pub(super) async fn status(agent: &Agent) -> StatusView {
         data_plane: cluster.as_deref().map(|cluster| data_plane(&member, cluster)),
         reconcile: reconcile(agent, &member),
         warnings: warnings(&member, cluster.as_deref()),
-        unreadable: cluster.iter().flat_map(|cluster| &cluster.unreadable).map(|record| UnreadableView {
-            key: record.key.clone(),
-            reason: record.reason.clone(),
-        }).collect(),
+        unreadable: cluster
+            .iter()
+            .flat_map(|cluster| &cluster.unreadable)
+            .map(|record| UnreadableView { key: record.key.clone(), reason: record.reason.clone() })
+            .collect(),
     }
 }
 
@@ -91,7 +95,8 @@ fn warnings(member: &Member, cluster: Option<&Cluster>) -> Vec<String> {
         warnings.push(format!("the store has no readable record of this node ({})", member.identity.name));
     }
     for node in cluster.nodes.values().filter(|node| !mesh::is_alive(cluster, node.id)) {
-        warnings.push(format!("the node {} is silent: its replicas are out of balancing where others are left", node.name));
+        warnings
+            .push(format!("the node {} is silent: its replicas are out of balancing where others are left", node.name));
     }
     for service in cluster.services.values() {
         let verdicts = mesh::balancing(cluster, service.id);
@@ -110,5 +115,8 @@ pub(in crate::agent) async fn gather(agent: &Agent) {
     let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.endpoints.set(number(cluster.endpoints_on(member.me()).count()));
     metrics.nodes.with_label_values(&["ready"]).set(number(cluster.alive.len()));
-    metrics.nodes.with_label_values(&["suspended"]).set(number(cluster.nodes.len().saturating_sub(cluster.alive.len())));
+    metrics
+        .nodes
+        .with_label_values(&["suspended"])
+        .set(number(cluster.nodes.len().saturating_sub(cluster.alive.len())));
 }

@@ -229,10 +229,7 @@ impl Rtnetlink {
                 ])),
             ]),
         ]);
-        self.socket
-            .change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
-            .await
-            .map_err(fail)?;
+        self.socket.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await.map_err(fail)?;
         if let Err(refusal) = bring_up(&self.socket, VTEP_LINK).await {
             // Half a device is worse than none. If it cannot be removed either it reads as unwanted, for it is down.
             let _ = delete(&self.socket, VTEP_LINK).await;

@@ -57,9 +57,8 @@ impl Rtnetlink {
 
     /// All rows of ours but settings and the rule set, which are left empty.
     pub async fn observe(&self) -> Result<HostState, KernelError> {
-        let fail = |what: &'static str| {
-            move |refusal: Refusal| KernelError::new(format!("read the kernel's {what}"), refusal)
-        };
+        let fail =
+            |what: &'static str| move |refusal: Refusal| KernelError::new(format!("read the kernel's {what}"), refusal);
         let links = link::all(&self.socket).await.map_err(fail("devices"))?;
         let names: HashMap<u32, &str> = links.iter().map(|link| (link.index, link.name.as_str())).collect();
         let vtep = links.iter().find(|link| link.name == VTEP_LINK);

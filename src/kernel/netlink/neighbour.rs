@@ -117,10 +117,7 @@ impl Rtnetlink {
         let action = format!("resolve {gateway} to {mac} on {VTEP_LINK}");
         let index = self.vtep_index(&action).await?;
         let put = RouteNetlinkMessage::NewNeighbour(neighbour(index, gateway, Some(mac)));
-        self.socket
-            .change(put, NLM_F_CREATE | NLM_F_REPLACE)
-            .await
-            .map_err(|refusal| KernelError::new(action, refusal))
+        self.socket.change(put, NLM_F_CREATE | NLM_F_REPLACE).await.map_err(|refusal| KernelError::new(action, refusal))
     }
 
     /// Removes a neighbour on the tunnel; one that is not there is fine.

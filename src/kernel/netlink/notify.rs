@@ -46,7 +46,9 @@ pub struct Changes {
 impl Rtnetlink {
     /// Subscribes. Changes from here on are told, so a caller that observes afterwards misses nothing.
     pub async fn subscribe(&self) -> Result<Changes, KernelError> {
-        let fail = |reason: &dyn std::fmt::Display| KernelError::new("subscribe to the kernel's rtnetlink notifications", reason);
+        let fail = |reason: &dyn std::fmt::Display| {
+            KernelError::new("subscribe to the kernel's rtnetlink notifications", reason)
+        };
         let socket = open().map_err(|error| fail(&error))?;
         let links = link::all(&self.socket).await.map_err(|refusal| fail(&refusal))?;
         let ours = links.into_iter().filter(Link::is_ours).map(|link| link.index).collect();
@@ -109,9 +111,7 @@ impl Changes {
             RouteNetlinkMessage::DelLink(_) => self.link_changed(message, |ours, index| {
                 ours.remove(&index);
             }),
-            RouteNetlinkMessage::NewNeighbour(row) => {
-                self.ours.contains(&row.header.ifindex) && is_ours_to_set(&row)
-            }
+            RouteNetlinkMessage::NewNeighbour(row) => self.ours.contains(&row.header.ifindex) && is_ours_to_set(&row),
             RouteNetlinkMessage::DelNeighbour(row) => self.ours.contains(&row.header.ifindex),
             RouteNetlinkMessage::NewRoute(row) | RouteNetlinkMessage::DelRoute(row) => is_route_of_ours(&row),
             RouteNetlinkMessage::NewRule(row) | RouteNetlinkMessage::DelRule(row) => rule::is_ours(&row),

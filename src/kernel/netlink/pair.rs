@@ -1,9 +1,4 @@
-use std::{
-    fs::File,
-    io,
-    net::IpAddr,
-    os::fd::AsRawFd,
-};
+use std::{fs::File, io, net::IpAddr, os::fd::AsRawFd};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -91,7 +86,13 @@ impl Making<'_> {
     fn fail(&self, reason: impl std::fmt::Display) -> KernelError {
         let addresses: Vec<String> = self.wanted.addresses.iter().map(ToString::to_string).collect();
         KernelError::new(
-            format!("link {} ({}) as {} to {}", self.name, addresses.join(", "), self.wanted.ifname, self.wanted.netns.path),
+            format!(
+                "link {} ({}) as {} to {}",
+                self.name,
+                addresses.join(", "),
+                self.wanted.ifname,
+                self.wanted.netns.path
+            ),
             reason,
         )
     }
@@ -204,10 +205,8 @@ impl Making<'_> {
 }
 
 /// The containers' default gateway of each family.
-const GATEWAYS: [(AddressFamily, IpAddr); 2] = [
-    (AddressFamily::Inet, IpAddr::V4(Network::GATEWAY_V4)),
-    (AddressFamily::Inet6, IpAddr::V6(Network::GATEWAY_V6)),
-];
+const GATEWAYS: [(AddressFamily, IpAddr); 2] =
+    [(AddressFamily::Inet, IpAddr::V4(Network::GATEWAY_V4)), (AddressFamily::Inet6, IpAddr::V6(Network::GATEWAY_V6))];
 
 /// Asks for several changes at once; the first that is refused is named.
 async fn do_all(

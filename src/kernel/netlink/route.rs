@@ -7,9 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
-    },
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia},
 };
 use nix::errno::Errno;
 
@@ -179,10 +177,7 @@ impl Rtnetlink {
             NextHop::Unreachable => message.header.kind = RouteType::Unreachable,
         }
         self.remove_strays(table, prefix).await.map_err(fail)?;
-        self.socket
-            .change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
-            .await
-            .map_err(fail)
+        self.socket.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).await.map_err(fail)
     }
 
     /// Removes our route to a prefix in a table, with strays; one that is not there is fine.

@@ -81,10 +81,9 @@ fn whole(rule: &PolicyRule) -> RuleMessage {
 fn selector(rule: &PolicyRule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = if rule.ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    message.attributes.extend([
-        RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)),
-        RuleAttribute::Priority(rule.priority),
-    ]);
+    message
+        .attributes
+        .extend([RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)), RuleAttribute::Priority(rule.priority)]);
     let (mark, mask) = rule.mark;
     if mask != 0 {
         message.attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mask)]);

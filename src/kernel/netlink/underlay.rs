@@ -12,20 +12,15 @@ use netlink_packet_route::{
 };
 use nix::errno::Errno;
 
-use super::{
-    Rtnetlink, link, route,
-    socket::Refusal,
-};
+use super::{Rtnetlink, link, route, socket::Refusal};
 use crate::{
     kernel::{KernelError, sysctl},
     model::{LinkName, ROUTE_PROTOCOL, RouteTable, Sysctl},
 };
 
 /// Places far away that belong to nobody (RFC 5737, TEST-NET-1; RFC 3849): the way to them is the default route's.
-const FAR_AWAY: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-];
+const FAR_AWAY: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 /// A prefix that this host reaches by other means than weft.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,7 +144,10 @@ impl Rtnetlink {
         let key = Sysctl("net/ipv4/conf/all/rp_filter".to_owned());
         let value = sysctl::read(&key)?.unwrap_or_default();
         value.parse().map_err(|_| {
-            KernelError::new(format!("read the kernel setting {}", key.0), format!("{value:?} is not a number from 0 to 2"))
+            KernelError::new(
+                format!("read the kernel setting {}", key.0),
+                format!("{value:?} is not a number from 0 to 2"),
+            )
         })
     }
 
@@ -225,7 +223,9 @@ fn is_ours(address: &LocalAddress, names: &HashMap<u32, &str>) -> bool {
 
 fn list<'a>(addresses: impl Iterator<Item = &'a LocalAddress>, names: &HashMap<u32, &str>) -> String {
     let words: Vec<String> = addresses
-        .map(|address| format!("{} on {}", address.address, names.get(&address.index).copied().unwrap_or("a lost device")))
+        .map(|address| {
+            format!("{} on {}", address.address, names.get(&address.index).copied().unwrap_or("a lost device"))
+        })
         .collect();
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }

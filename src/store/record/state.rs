@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     model::{
-        Block, Cluster, ClusterSettings, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Service, ServiceId,
-        UnreadableRecord,
+        Block, Cluster, ClusterSettings, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Service,
+        ServiceId, UnreadableRecord,
     },
     store::{Changes, Entry, Event, Revision, Snapshot},
 };
