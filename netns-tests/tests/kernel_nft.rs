@@ -16,18 +16,9 @@ use weft::{
 #[path = "../../tests/goldens/rulesets.rs"]
 mod rulesets;
 
-/// All changes that make a ruleset from nothing.
-fn making(ruleset: &Ruleset) -> Vec<NftChange> {
-    let sets = ruleset.sets.keys().map(|set| NftChange::AddSet(*set));
-    let chains = ruleset.chains.keys().map(|chain| NftChange::AddChain(*chain));
-    let elements = ruleset
-        .sets
-        .iter()
-        .filter(|(_, elements)| !elements.is_empty())
-        .map(|(set, elements)| NftChange::AddElements(*set, elements.iter().map(|(k, v)| (*k, *v)).collect()));
-    let rules = ruleset.chains.iter().map(|(name, chain)| NftChange::SetRules(*name, chain.clone()));
-    [NftChange::AddTable].into_iter().chain(sets).chain(chains).chain(elements).chain(rules).collect()
-}
+mod nft_support;
+
+use nft_support::making;
 
 fn command(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
