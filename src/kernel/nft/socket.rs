@@ -206,9 +206,15 @@ impl NetlinkSocket {
     }
 
     fn receive(&mut self, flags: MsgFlags) -> io::Result<()> {
-        self.piece.clear();
-        self.socket.recv(&mut self.piece, flags.bits())?;
-        Ok(())
+        loop {
+            self.piece.clear();
+            match self.socket.recv(&mut self.piece, flags.bits()) {
+                Ok(_) => return Ok(()),
+                // A signal, not an answer.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
