@@ -10,7 +10,8 @@ use support::{Container, endpoint_link, json, output, rows, run, vtep};
 use weft::{
     kernel::{Kernel, LinuxKernel, ROUTE_METRIC, netns},
     model::{
-        Attachment, HostState, Mac, NetnsRef, NextHop, NodeId, PolicyAction, PolicyRule, Route, RouteTable, Sysctl, VTEP_LINK, Vtep,
+        Attachment, HostState, Mac, NetnsRef, NextHop, NodeId, PolicyAction, PolicyRule, Route, RouteTable, Sysctl,
+        VTEP_LINK, Vtep,
     },
     plan::Step,
 };
@@ -79,10 +80,19 @@ fn a_tunnel_device_that_is_not_as_wanted_never_reads_as_wanted() {
         let mac = wanted.mac;
         let vxlan = format!("ip link add weft.vx address {mac} mtu 1450 type vxlan id 77 dstport 7789 local 192.0.2.1");
         for (what, commands) in [
-            ("not a VXLAN device", vec![format!("ip link add weft.vx address {mac} mtu 1450 type bridge"), "ip link set weft.vx up".into()]),
+            (
+                "not a VXLAN device",
+                vec![
+                    format!("ip link add weft.vx address {mac} mtu 1450 type bridge"),
+                    "ip link set weft.vx up".into(),
+                ],
+            ),
             ("learning", vec![format!("{vxlan} learning"), "ip link set weft.vx up".into()]),
             ("down", vec![format!("{vxlan} nolearning")]),
-            ("with a default remote", vec![format!("{vxlan} nolearning remote 192.0.2.9"), "ip link set weft.vx up".into()]),
+            (
+                "with a default remote",
+                vec![format!("{vxlan} nolearning remote 192.0.2.9"), "ip link set weft.vx up".into()],
+            ),
         ] {
             for command in &commands {
                 run(command);
@@ -135,6 +145,17 @@ fn forwarding_entries_and_neighbours_go_in_and_out() {
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(everyone, "0.0.0.0".parse().unwrap())]);
         let state = put(&kernel, Step::DeleteFdb(everyone)).await;
         assert!(state.fdb.is_empty());
+
+        // A device that somebody replaced meanwhile has another index: at most one step fails for that.
+        kernel.observe().await.unwrap();
+        run(
+            "ip link del weft.vx; ip link add weft.vx type vxlan id 77 dstport 7789 local 192.0.2.1 nolearning; ip link set weft.vx up",
+        );
+        let again = Step::PutFdb(mac, "192.0.2.2".parse().unwrap());
+        let error = kernel.apply(&again).await.unwrap_err().to_string();
+        assert!(error.contains("No such device"), "{error}");
+        kernel.apply(&again).await.unwrap();
+        kernel.apply(&Step::DeleteFdb(mac)).await.unwrap();
 
         for gateway in ["169.254.10.2", "fe80::a:2"] {
             let address = gateway.parse().unwrap();
@@ -211,10 +232,23 @@ fn routes_of_ours_that_lead_elsewhere_are_seen_and_brought_to_order() {
         run("ip link set other up");
         for (prefix, strays) in [
             ("10.9.2.0/26", vec!["ip route add 10.9.2.0/26 dev other proto 77 metric 77"]),
-            ("10.9.2.0/26", vec!["ip route add 10.9.2.0/26 dev other proto 77 metric 5", "ip route add blackhole 10.9.2.0/26 proto 77 metric 78"]),
+            (
+                "10.9.2.0/26",
+                vec![
+                    "ip route add 10.9.2.0/26 dev other proto 77 metric 5",
+                    "ip route add blackhole 10.9.2.0/26 proto 77 metric 78",
+                ],
+            ),
             ("10.9.2.0/26", vec!["ip route add prohibit 10.9.2.0/26 proto 77 metric 77"]),
             ("fd00:9:1::/122", vec!["ip route add fd00:9:1::/122 dev other proto 77 metric 77"]),
-            ("fd00:9:1::/122", vec!["ip route add fd00:9:1::/122 dev other proto 77", "ip route append fd00:9:1::/122 dev weft.vx proto 77 metric 77", "ip route append fd00:9:1::/122 via fe80::9 dev weft.vx onlink proto 77 metric 77"]),
+            (
+                "fd00:9:1::/122",
+                vec![
+                    "ip route add fd00:9:1::/122 dev other proto 77",
+                    "ip route append fd00:9:1::/122 dev weft.vx proto 77 metric 77",
+                    "ip route append fd00:9:1::/122 via fe80::9 dev weft.vx onlink proto 77 metric 77",
+                ],
+            ),
         ] {
             let place = (RouteTable::MAIN, prefix.parse().unwrap());
             let route = Route { next_hop: NextHop::TunnelLink };
@@ -353,9 +387,9 @@ fn traffic_passes_between_two_linked_containers() {
         let kernel = LinuxKernel::open().unwrap();
         run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         let containers = [Container::start(), Container::start()];
-        for (number, (container, [v4, v6])) in (1_u16..).zip(
-            containers.iter().zip([["10.9.1.5", "fd00:9::5"], ["10.9.1.6", "fd00:9::6"]]),
-        ) {
+        for (number, (container, [v4, v6])) in
+            (1_u16..).zip(containers.iter().zip([["10.9.1.5", "fd00:9::5"], ["10.9.1.6", "fd00:9::6"]]))
+        {
             let (name, attachment) = endpoint_link(number, container, &[v4, v6]);
             kernel.apply(&Step::CreateLink(name.clone(), attachment)).await.unwrap();
             for prefix in [format!("{v4}/32"), format!("{v6}/128")] {
@@ -365,7 +399,8 @@ fn traffic_passes_between_two_linked_containers() {
         }
         for address in ["10.9.1.6", "fd00:9::6"] {
             let listener = containers[1].listen(address);
-            let peer = containers[0].connect(address, listener.port).unwrap_or_else(|error| panic!("{address}: {error}"));
+            let peer =
+                containers[0].connect(address, listener.port).unwrap_or_else(|error| panic!("{address}: {error}"));
             let source = listener.accept();
             assert_eq!(peer, source, "the source address was changed on the way");
         }
@@ -576,14 +611,23 @@ fn the_underlay_is_told() {
         assert_eq!(kernel.underlay_mtu("fd00:5::1".parse().unwrap()).await.unwrap(), 1400);
         let error = kernel.underlay_mtu("198.51.100.7".parse().unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("198.51.100.7") && error.contains("198.51.100.1 on u1"), "{error}");
-        assert_eq!(kernel.rp_filter_all().unwrap().to_string(), output("cat /proc/sys/net/ipv4/conf/all/rp_filter").trim());
+        assert_eq!(
+            kernel.rp_filter_all().unwrap().to_string(),
+            output("cat /proc/sys/net/ipv4/conf/all/rp_filter").trim()
+        );
 
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         let route = Route { next_hop: NextHop::TunnelLink };
         kernel.apply(&Step::PutRoute(RouteTable::MAIN, "10.9.0.0/16".parse().unwrap(), route)).await.unwrap();
         run("ip route add 172.20.0.0/16 via 198.51.100.2; ip route add blackhole 172.21.0.0/16");
         let prefixes: Vec<String> = kernel.local_prefixes().await.unwrap().iter().map(ToString::to_string).collect();
-        for wanted in ["198.51.100.0/24 dev u1", "172.20.0.0/16 dev u1", "172.21.0.0/16", "fd00:5::/64 dev u1", "127.0.0.0/8 dev lo"] {
+        for wanted in [
+            "198.51.100.0/24 dev u1",
+            "172.20.0.0/16 dev u1",
+            "172.21.0.0/16",
+            "fd00:5::/64 dev u1",
+            "127.0.0.0/8 dev lo",
+        ] {
             assert!(prefixes.iter().any(|prefix| prefix == wanted), "{wanted} is not in {prefixes:?}");
         }
         assert!(!prefixes.iter().any(|prefix| prefix.ends_with("/0") || prefix.starts_with("10.9.")), "{prefixes:?}");
@@ -645,7 +689,9 @@ fn observing_and_linking_are_fast() {
         println!("observe, 500 nodes: {full:?}");
 
         run("ip link add foreign type bridge; ip link set foreign up");
-        let batch: String = (0..20_000).map(|n| format!("route add 172.{}.{}.{} dev foreign\n", 16 + (n >> 16), (n >> 8) & 255, n & 255)).collect();
+        let batch: String = (0..20_000)
+            .map(|n| format!("route add 172.{}.{}.{} dev foreign\n", 16 + (n >> 16), (n >> 8) & 255, n & 255))
+            .collect();
         support::feed("ip -batch -", &batch);
         let foreign = support::median(20, async || drop(kernel.observe().await.unwrap())).await;
         println!("observe, 500 nodes and 20,000 foreign routes: {foreign:?}");

@@ -30,10 +30,16 @@ use crate::model::NetnsRef;
 pub fn inspect(path: &str) -> Result<NetnsRef, KernelError> {
     let refuse = |reason: String| KernelError::new(format!("use {path:?} as a network namespace"), reason);
     if path.len() > NetnsRef::PATH_LEN_MAX {
-        return Err(refuse(format!("the path has {} bytes, at most {} can be kept", path.len(), NetnsRef::PATH_LEN_MAX)));
+        return Err(refuse(format!(
+            "the path has {} bytes, at most {} can be kept",
+            path.len(),
+            NetnsRef::PATH_LEN_MAX
+        )));
     }
     if path.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(refuse("the path has white space in it; give it a name without, such as by `ip netns attach`".into()));
+        return Err(refuse(
+            "the path has white space in it; give it a name without, such as by `ip netns attach`".into(),
+        ));
     }
     if !Path::new(path).is_absolute() {
         return Err(refuse("the path is not absolute; the agent does not know your working directory".into()));
@@ -89,13 +95,16 @@ pub fn within<T: Send>(netns: &File, work: impl FnOnce() -> T + Send) -> io::Res
 
 /// Opens what lies at `path` if it lies on nsfs. Never waits: a FIFO or a device at that path is opened without blocking.
 fn open_file(path: &str) -> Result<File, String> {
-    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(|error| {
-        match error.kind() {
-            ErrorKind::NotFound => "there is nothing at this path".to_owned(),
-            ErrorKind::PermissionDenied => format!("{error}; the agent needs CAP_SYS_PTRACE for another user's process"),
-            _ => error.to_string(),
-        }
-    })?;
+    let file =
+        File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(|error| {
+            match error.kind() {
+                ErrorKind::NotFound => "there is nothing at this path".to_owned(),
+                ErrorKind::PermissionDenied => {
+                    format!("{error}; the agent needs CAP_SYS_PTRACE for another user's process")
+                }
+                _ => error.to_string(),
+            }
+        })?;
     let on_nsfs = fstatfs(&file).map_err(|errno| errno.to_string())?.filesystem_type() == NSFS_MAGIC;
     if on_nsfs {
         return Ok(file);
@@ -106,7 +115,9 @@ fn open_file(path: &str) -> Result<File, String> {
         Ok(kind) if kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device() => {
             "it is a device, pipe or socket, not a namespace".to_owned()
         }
-        _ => "it is a plain file, not a namespace; perhaps the namespace was unmounted and its file was left".to_owned(),
+        _ => {
+            "it is a plain file, not a namespace; perhaps the namespace was unmounted and its file was left".to_owned()
+        }
     })
 }
 

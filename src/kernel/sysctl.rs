@@ -48,7 +48,9 @@ pub fn write(key: &Sysctl, value: &str) -> Result<(), KernelError> {
     fs::write(path(key)?, value).map_err(|error| {
         let action = format!("set the kernel setting {} to {value}", key.0);
         match error.kind() {
-            ErrorKind::NotFound => KernelError::new(action, "this kernel has no such setting, or its device is not there"),
+            ErrorKind::NotFound => {
+                KernelError::new(action, "this kernel has no such setting, or its device is not there")
+            }
             ErrorKind::ReadOnlyFilesystem => KernelError::new(
                 action,
                 format!("/proc/sys is mounted read-only here; run `sysctl -w {}={value}` on the host", key.0),

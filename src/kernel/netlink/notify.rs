@@ -46,7 +46,9 @@ pub struct Changes {
 impl Rtnetlink {
     /// Subscribes. Changes from here on are told, so a caller that observes afterwards misses nothing.
     pub async fn subscribe(&self) -> Result<Changes, KernelError> {
-        let fail = |reason: &dyn std::fmt::Display| KernelError::new("subscribe to the kernel's rtnetlink notifications", reason);
+        let fail = |reason: &dyn std::fmt::Display| {
+            KernelError::new("subscribe to the kernel's rtnetlink notifications", reason)
+        };
         let socket = open().map_err(|error| fail(&error))?;
         let links = link::all(&self.socket).await.map_err(|refusal| fail(&refusal))?;
         let ours = links.into_iter().filter(Link::is_ours).map(|link| link.index).collect();
@@ -64,8 +66,8 @@ fn open() -> io::Result<TokioSocket> {
 }
 
 impl Changes {
-    /// Waits until something of ours may have changed; all that is queued by then is one change. May be dropped midway:
-    /// at worst a change that was read is lost with it, so keep one future rather than making a new one for each wait.
+    /// Waits until something of ours may have changed; all that is queued by then is one change. May be dropped
+    /// midway: nothing is read that is not told.
     pub async fn next(&mut self) -> Result<(), KernelError> {
         while !self.take().await? {}
         for _ in 0..COALESCED_MAX {
@@ -109,9 +111,7 @@ impl Changes {
             RouteNetlinkMessage::DelLink(_) => self.link_changed(message, |ours, index| {
                 ours.remove(&index);
             }),
-            RouteNetlinkMessage::NewNeighbour(row) => {
-                self.ours.contains(&row.header.ifindex) && is_ours_to_set(&row)
-            }
+            RouteNetlinkMessage::NewNeighbour(row) => self.ours.contains(&row.header.ifindex) && is_ours_to_set(&row),
             RouteNetlinkMessage::DelNeighbour(row) => self.ours.contains(&row.header.ifindex),
             RouteNetlinkMessage::NewRoute(row) | RouteNetlinkMessage::DelRoute(row) => is_route_of_ours(&row),
             RouteNetlinkMessage::NewRule(row) | RouteNetlinkMessage::DelRule(row) => rule::is_ours(&row),
@@ -120,15 +120,21 @@ impl Changes {
         }
     }
 
-    /// Of foreign devices all but veths count: the underlay's MTU is followed, and containers of others come and go.
+    /// Of foreign devices all but veths and bridge ports count: the underlay's MTU is followed, and containers of others come
+    /// and go.
     fn link_changed(&mut self, message: RouteNetlinkMessage, note: impl FnOnce(&mut HashSet<u32>, u32)) -> bool {
+        let of_bridge = matches!(
+            &message,
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)
+                if link.header.interface_family == AddressFamily::Bridge
+        );
         let Some(link) = Link::from_message(message) else { return true };
         if link.name.starts_with(LinkName::PREFIX) {
             note(&mut self.ours, link.index);
             return true;
         }
         // A device of ours that was given another name is no longer there.
-        self.ours.remove(&link.index) || !link.is_veth()
+        self.ours.remove(&link.index) || !(link.is_veth() || of_bridge)
     }
 }
 

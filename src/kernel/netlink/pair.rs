@@ -1,9 +1,4 @@
-use std::{
-    fs::File,
-    io,
-    net::IpAddr,
-    os::fd::AsRawFd,
-};
+use std::{fs::File, io, net::IpAddr, os::fd::AsRawFd};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -13,7 +8,6 @@ use netlink_packet_route::{
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
     route::{RouteMessage, RouteProtocol, RouteType},
 };
-use nix::errno::Errno;
 use tokio::runtime::Handle;
 
 use super::{
@@ -64,10 +58,7 @@ impl Socket {
     /// A socket in another network namespace, driven by the calling runtime: a socket stays where it was opened.
     fn open_inside(netns: &File) -> io::Result<Self> {
         let runtime = Handle::current();
-        netns::within(netns, || {
-            let _runtime = runtime.enter();
-            Self::open()
-        })?
+        netns::within(netns, || Self::open_on(&runtime))?
     }
 }
 
@@ -82,7 +73,13 @@ impl Making<'_> {
     fn fail(&self, reason: impl std::fmt::Display) -> KernelError {
         let addresses: Vec<String> = self.wanted.addresses.iter().map(ToString::to_string).collect();
         KernelError::new(
-            format!("link {} ({}) as {} to {}", self.name, addresses.join(", "), self.wanted.ifname, self.wanted.netns.path),
+            format!(
+                "link {} ({}) as {} to {}",
+                self.name,
+                addresses.join(", "),
+                self.wanted.ifname,
+                self.wanted.netns.path
+            ),
             reason,
         )
     }
@@ -195,10 +192,8 @@ impl Making<'_> {
 }
 
 /// The containers' default gateway of each family.
-const GATEWAYS: [(AddressFamily, IpAddr); 2] = [
-    (AddressFamily::Inet, IpAddr::V4(Network::GATEWAY_V4)),
-    (AddressFamily::Inet6, IpAddr::V6(Network::GATEWAY_V6)),
-];
+const GATEWAYS: [(AddressFamily, IpAddr); 2] =
+    [(AddressFamily::Inet, IpAddr::V4(Network::GATEWAY_V4)), (AddressFamily::Inet6, IpAddr::V6(Network::GATEWAY_V6))];
 
 /// Asks for several changes at once; the first that is refused is named.
 async fn do_all(
@@ -234,14 +229,7 @@ fn address_on(index: u32, address: IpAddr) -> AddressMessage {
 
 /// Whether a namespace has a default route in its main table. An unreachable one is none.
 async fn has_default_route(inside: &Socket, family: AddressFamily) -> Result<bool, Refusal> {
-    let mut filter = RouteMessage::default();
-    filter.header.table = RouteTable::MAIN.0 as u8;
-    let rows = match route::dump(inside, family, filter).await {
-        Ok(rows) => rows,
-        // The table comes into being with its first route.
-        Err(refusal) if refusal.is(Errno::ENOENT) => Vec::new(),
-        Err(refusal) => return Err(refusal),
-    };
+    let rows = route::in_main_table(inside, family).await?;
     Ok(rows.iter().any(|row| row.header.destination_prefix_length == 0 && row.header.kind == RouteType::Unicast))
 }
 

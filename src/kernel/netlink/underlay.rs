@@ -8,24 +8,19 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage, AddressScope},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteProtocol, RouteType},
 };
 use nix::errno::Errno;
 
-use super::{
-    Rtnetlink, link, route,
-    socket::Refusal,
-};
+use super::{Rtnetlink, link, route, socket::Refusal};
 use crate::{
     kernel::{KernelError, sysctl},
     model::{LinkName, ROUTE_PROTOCOL, RouteTable, Sysctl},
 };
 
 /// Places far away that belong to nobody (RFC 5737, TEST-NET-1; RFC 3849): the way to them is the default route's.
-const FAR_AWAY: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-];
+const FAR_AWAY: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 /// A prefix that this host reaches by other means than weft.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,12 +117,7 @@ impl Rtnetlink {
             }
         }
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let rows = match route::dump(&self.socket, family, in_main_table()).await {
-                // The table comes into being with its first route.
-                Err(refusal) if refusal.is(Errno::ENOENT) => Vec::new(),
-                rows => rows.map_err(fail)?,
-            };
-            for row in rows {
+            for row in route::in_main_table(&self.socket, family).await.map_err(fail)? {
                 let device = route::device_of(&row).and_then(|index| names.get(&index)).map(|name| (*name).to_owned());
                 let is_ours = row.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL)
                     || device.as_ref().is_some_and(|device| device.starts_with(LinkName::PREFIX));
@@ -149,7 +139,10 @@ impl Rtnetlink {
         let key = Sysctl("net/ipv4/conf/all/rp_filter".to_owned());
         let value = sysctl::read(&key)?.unwrap_or_default();
         value.parse().map_err(|_| {
-            KernelError::new(format!("read the kernel setting {}", key.0), format!("{value:?} is not a number from 0 to 2"))
+            KernelError::new(
+                format!("read the kernel setting {}", key.0),
+                format!("{value:?} is not a number from 0 to 2"),
+            )
         })
     }
 
@@ -190,12 +183,6 @@ impl Rtnetlink {
     }
 }
 
-fn in_main_table() -> RouteMessage {
-    let mut filter = RouteMessage::default();
-    filter.header.table = netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN;
-    filter
-}
-
 /// On a point-to-point device `IFA_ADDRESS` is the peer's address and `IFA_LOCAL` the own one; IPv6 tells only the first
 /// where there is no peer.
 fn local_address(row: &AddressMessage) -> Option<LocalAddress> {
@@ -211,7 +198,7 @@ fn local_address(row: &AddressMessage) -> Option<LocalAddress> {
         address: own.or(any)?,
         prefix_len: row.header.prefix_len,
         index: row.header.index,
-        scope: row.header.scope.clone(),
+        scope: row.header.scope,
     })
 }
 
@@ -225,7 +212,9 @@ fn is_ours(address: &LocalAddress, names: &HashMap<u32, &str>) -> bool {
 
 fn list<'a>(addresses: impl Iterator<Item = &'a LocalAddress>, names: &HashMap<u32, &str>) -> String {
     let words: Vec<String> = addresses
-        .map(|address| format!("{} on {}", address.address, names.get(&address.index).copied().unwrap_or("a lost device")))
+        .map(|address| {
+            format!("{} on {}", address.address, names.get(&address.index).copied().unwrap_or("a lost device"))
+        })
         .collect();
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
