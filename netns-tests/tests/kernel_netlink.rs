@@ -1,44 +1,28 @@
 //! The rtnetlink edge against the real kernel: each row goes in, is seen by the `ip` and `bridge` tools, is observed as it was
 //! wanted, goes in again, and goes out again; what is not ours stays and is not seen.
 
+#[cfg(test)]
+#[path = "kernel_netlink/support.rs"]
 mod support;
 
 use std::time::{Duration, Instant};
 
 use netns_tests::isolated;
-use support::{Container, endpoint_link, json, output, rows, run, vtep};
+use support::{Container, endpoint_link, json, node, output, put, rows, run, threads_here, vtep, without_settings};
 use weft::{
     kernel::{Kernel, LinuxKernel, ROUTE_METRIC, netns},
     model::{
-        Attachment, HostState, Mac, NetnsRef, NextHop, NodeId, PolicyAction, PolicyRule, Route, RouteTable, Sysctl,
-        VTEP_LINK, Vtep,
+        Attachment, HostState, Mac, NetnsRef, NextHop, PolicyAction, PolicyRule, Route, RouteTable, Sysctl, VTEP_LINK,
+        Vtep,
     },
     plan::Step,
 };
-
-fn node(id: u16) -> NodeId {
-    NodeId::new(id).unwrap()
-}
-
-/// Does a step twice, and expects the same state after each.
-async fn put(kernel: &LinuxKernel, step: Step) -> HostState {
-    kernel.apply(&step).await.unwrap_or_else(|error| panic!("{step:?}: {error}"));
-    let first = kernel.observe().await.unwrap();
-    kernel.apply(&step).await.unwrap_or_else(|error| panic!("{step:?} again: {error}"));
-    let second = kernel.observe().await.unwrap();
-    assert_eq!(first, second, "{step:?} again changed something");
-    second
-}
-
-fn observed(state: &HostState) -> HostState {
-    HostState { sysctls: Default::default(), ..state.clone() }
-}
 
 #[test]
 fn the_tunnel_device_goes_in_and_out() {
     isolated(|| async {
         let kernel = LinuxKernel::open().unwrap();
-        assert_eq!(observed(&kernel.observe().await.unwrap()), HostState::default());
+        assert_eq!(without_settings(&kernel.observe().await.unwrap()), HostState::default());
         let wanted = vtep(1);
         let state = put(&kernel, Step::CreateVtep(wanted)).await;
         assert_eq!(state.vtep, Some(wanted));
@@ -68,7 +52,12 @@ fn the_tunnel_device_goes_in_and_out() {
         assert_ne!(json("ip -j link show weft.vx")[0]["ifindex"], index);
 
         let state = put(&kernel, Step::DeleteVtep).await;
-        assert_eq!(observed(&state), HostState::default());
+        assert_eq!(without_settings(&state), HostState::default());
+
+        run("ip link add other up type vxlan id 77 dstport 7789 local 192.0.2.1 nolearning");
+        let error = kernel.apply(&Step::CreateVtep(wanted)).await.unwrap_err().to_string();
+        assert!(error.contains("VNI 77") && error.contains("another VXLAN device"), "{error}");
+        assert_eq!(without_settings(&kernel.observe().await.unwrap()), HostState::default());
     });
 }
 
@@ -376,7 +365,7 @@ fn a_container_is_linked_and_unlinked() {
         assert_eq!(json(&format!("ip -j link show {name}"))[0]["ifindex"], index);
 
         let state = put(&kernel, Step::DeleteLink(name)).await;
-        assert_eq!(observed(&state), HostState::default());
+        assert_eq!(without_settings(&state), HostState::default());
         assert_eq!(container.rows("ip -j link show").len(), 1, "something is left in the container");
     });
 }
@@ -508,7 +497,7 @@ fn what_is_not_ours_is_neither_seen_nor_touched() {
         run("ip rule add priority 99 fwmark 1 table 9");
         let before = (output("ip route show table all"), output("ip rule show"), output("ip neigh show"));
         let state = kernel.observe().await.unwrap();
-        assert_eq!(observed(&state), HostState { vtep: Some(vtep(1)), ..HostState::default() });
+        assert_eq!(without_settings(&state), HostState { vtep: Some(vtep(1)), ..HostState::default() });
 
         for prefix in ["10.9.2.0/26", "fd00:9:2::/64"] {
             let place = prefix.parse().unwrap();
@@ -584,9 +573,52 @@ fn an_overrun_counts_as_a_change() {
         let mut changes = kernel.subscribe().await.unwrap();
         run("ip link add v1 type veth peer name v2");
         // Foreign notifications that nobody reads, until the queue is full.
-        let batch: String = (0..20_000).map(|n| format!("link set v1 mtu {}\n", 1000 + n % 100)).collect();
-        support::feed("ip -batch -", &batch);
+        support::batch((0..20_000).map(|n| format!("link set v1 mtu {}", 1000 + n % 100)));
         tokio::time::timeout(Duration::from_secs(5), changes.next()).await.expect("the overrun is not told").unwrap();
+    });
+}
+
+#[test]
+fn a_look_that_is_given_up_does_not_disturb_the_next() {
+    isolated(|| async {
+        let kernel = LinuxKernel::open().unwrap();
+        kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
+        // More than fits one answer, so that the kernel is still at it when the first look is dropped.
+        support::batch(
+            (0..3000).map(|n| format!("route add 10.9.{}.{} dev weft.vx proto 77 metric 77", n >> 8, n & 255)),
+        );
+        for patience in 0..100 {
+            let _ = tokio::time::timeout(Duration::from_micros(patience * 50), kernel.observe()).await;
+            assert_eq!(kernel.observe().await.unwrap().routes.len(), 3000);
+        }
+    });
+}
+
+#[test]
+fn the_socket_ends_with_its_owner_and_serves_a_runtime_of_many_threads() {
+    isolated(|| async {
+        // Workers are started here, in this namespace.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let kernel = std::sync::Arc::new(LinuxKernel::open().unwrap());
+        let container = Container::start();
+        let (name, wanted) = endpoint_link(1, &container, &["10.9.1.5"]);
+        let step = Step::CreateLink(name.clone(), wanted.clone());
+        let worker = std::sync::Arc::clone(&kernel);
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        runtime.spawn(async move {
+            worker.apply(&step).await.unwrap();
+            sender.send(worker.observe().await.unwrap()).unwrap();
+        });
+        let state = receiver.await.unwrap();
+        assert_eq!(state.links.get(&name), Some(&wanted));
+        assert_eq!(threads_here("weft-rtnetlink"), 1);
+        runtime.shutdown_background();
+        drop(kernel);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while threads_here("weft-rtnetlink") > 0 {
+            assert!(Instant::now() < deadline, "the thread outlived its owner");
+            tokio::task::yield_now().await;
+        }
     });
 }
 
@@ -677,7 +709,7 @@ fn observing_and_linking_are_fast() {
         let start = Instant::now();
         for id in 2..502 {
             let mac = Mac::of_vtep(node(id));
-            let gateway = std::net::Ipv4Addr::new(169, 254, 10 + (id >> 8) as u8, id as u8).into();
+            let gateway = std::net::Ipv4Addr::new(169, 254, 10 + id.to_be_bytes()[0], id.to_be_bytes()[1]).into();
             let prefix = format!("10.{}.{}.0/24", 10 + (id >> 8), id & 0xff).parse().unwrap();
             let route = Route { next_hop: NextHop::Tunnel(gateway) };
             kernel.apply(&Step::PutFdb(mac, "192.0.2.2".parse().unwrap())).await.unwrap();
@@ -689,10 +721,9 @@ fn observing_and_linking_are_fast() {
         println!("observe, 500 nodes: {full:?}");
 
         run("ip link add foreign type bridge; ip link set foreign up");
-        let batch: String = (0..20_000)
-            .map(|n| format!("route add 172.{}.{}.{} dev foreign\n", 16 + (n >> 16), (n >> 8) & 255, n & 255))
-            .collect();
-        support::feed("ip -batch -", &batch);
+        support::batch(
+            (0..20_000).map(|n| format!("route add 172.{}.{}.{} dev foreign", 16 + (n >> 16), (n >> 8) & 255, n & 255)),
+        );
         let foreign = support::median(20, async || drop(kernel.observe().await.unwrap())).await;
         println!("observe, 500 nodes and 20,000 foreign routes: {foreign:?}");
         assert!(empty < Duration::from_millis(20), "{empty:?}");

@@ -11,7 +11,7 @@ pub struct LinuxKernel {
 }
 
 impl LinuxKernel {
-    /// Opens the sockets. Needs a tokio runtime. Settings are those of the namespace of whichever thread does a step, so
+    /// Opens the sockets. Settings are those of the namespace of whichever thread does a step, so
     /// an agent's threads have to be in one namespace, as those of a process are.
     pub fn open() -> Result<Self, KernelError> {
         Ok(Self { rtnetlink: Rtnetlink::open()? })
@@ -54,7 +54,9 @@ impl Kernel for LinuxKernel {
     async fn apply(&self, step: &Step) -> Result<(), KernelError> {
         match step {
             Step::PutSysctl(key, value) => sysctl::write(key, value),
-            Step::ChangeRuleset(_) => self.rtnetlink.apply(step).await,
+            Step::ChangeRuleset(_) => {
+                Err(KernelError::new("change the nftables table inet weft", "this kernel was opened without nftables"))
+            }
             Step::CreateVtep(_)
             | Step::SetVtepMtu(_)
             | Step::DeleteVtep

@@ -55,8 +55,8 @@ struct Seen {
 }
 
 impl Rtnetlink {
-    /// Opens it in the calling thread's network namespace. Needs a tokio runtime, whose worker threads need not be in that
-    /// namespace, and for changes `CAP_NET_ADMIN`.
+    /// Opens it in the calling thread's network namespace; the threads that use it need not be there. Changes need
+    /// `CAP_NET_ADMIN`, veth pairs `CAP_SYS_ADMIN` too.
     pub fn open() -> Result<Self, KernelError> {
         let socket = Socket::open().map_err(|error| KernelError::new("open an rtnetlink socket", error))?;
         Ok(Self { socket, seen: Mutex::default() })

@@ -1,4 +1,8 @@
-use std::{fmt, io, sync::mpsc, thread};
+use std::{
+    fmt, io,
+    sync::{Arc, mpsc},
+    thread,
+};
 
 use futures::StreamExt;
 use netlink_packet_core::{
@@ -27,7 +31,7 @@ const EXT_ACK_MESSAGE: u16 = 1;
 pub(super) struct Socket {
     handle: rtnetlink::Handle,
     /// The kernel runs one dump at a time on a socket and answers `EBUSY` to the next one.
-    dump: Mutex<()>,
+    dump: Arc<Mutex<()>>,
 }
 
 /// The kernel's refusal of one request.
@@ -102,10 +106,17 @@ impl Socket {
 
     /// Asks for all objects of a kind.
     pub(super) async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
-        let _turn = self.dump.lock().await;
         let mut attempt = 1;
         loop {
-            let answer = self.request(request.clone(), NLM_F_DUMP).await?;
+            let turn = Arc::clone(&self.dump).lock_owned().await;
+            let stream = self.send(request.clone(), NLM_F_DUMP)?;
+            // A task of its own reads to the end even if the caller loses patience: the turn lasts as long as the dump.
+            let reading = tokio::spawn(async move {
+                let answer = collect(stream).await;
+                drop(turn);
+                answer
+            });
+            let answer = reading.await.unwrap_or_else(|_| Err(Refusal::gone()))?;
             if !answer.interrupted || attempt == DUMP_ATTEMPTS_MAX {
                 return Ok(answer.rows);
             }
@@ -137,7 +148,7 @@ fn connect() -> io::Result<(impl Future<Output = ()> + Send + use<>, Socket)> {
     // Without these an answer that was cut off looks like one that is complete.
     connection.set_forward_ack(true);
     connection.set_forward_done(true);
-    Ok((connection, Socket { handle, dump: Mutex::new(()) }))
+    Ok((connection, Socket { handle, dump: Arc::default() }))
 }
 
 /// All that the kernel answered to one request.
