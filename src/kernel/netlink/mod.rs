@@ -32,8 +32,10 @@ use self::{
     socket::{Refusal, Socket},
 };
 use super::KernelError;
-use crate::model::{HostState, LinkName, Mac, VTEP_LINK};
-use crate::plan::Step;
+use crate::{
+    model::{HostState, LinkName, Mac, VTEP_LINK},
+    plan::Step,
+};
 
 pub use self::{notify::Changes, route::ROUTE_METRIC, underlay::LocalPrefix};
 

@@ -17,8 +17,8 @@ use crate::{
     model::{LinkName, ROUTE_PROTOCOL},
 };
 
-/// What the kernel may keep for us while we are busy, in bytes: some ten thousand notifications. Losing some is no harm (it
-/// counts as a change), but a host with many containers should not wake the agent for that alone.
+/// What the kernel may keep for us while we are busy, in bytes; it cuts this to `net.core.rmem_max`. Losing some is no harm, for
+/// it counts as a change, but a host with many containers should not wake the agent for that alone.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 
 /// How many datagrams one change swallows at most, so that a stream of changes cannot keep one waiting for ever.

@@ -171,16 +171,11 @@ impl Making<'_> {
             .map_err(|refusal| refusal.to_string())?
             .ok_or_else(|| format!("{name} vanished while it was made"))?;
         let mac = self.wanted.mac();
-        let mut tasks: Vec<(String, RouteNetlinkMessage, u16)> = self
-            .wanted
-            .addresses
-            .iter()
-            .map(|address| {
-                let resolve = RouteNetlinkMessage::NewNeighbour(neighbour::neighbour(index, *address, Some(mac)));
-                (format!("the neighbour {address}"), resolve, NLM_F_CREATE | NLM_F_REPLACE)
-            })
-            .collect();
-        do_all(socket, tasks.drain(..)).await?;
+        let neighbours = self.wanted.addresses.iter().map(|address| {
+            let resolve = RouteNetlinkMessage::NewNeighbour(neighbour::neighbour(index, *address, Some(mac)));
+            (format!("the neighbour {address}"), resolve, NLM_F_CREATE | NLM_F_REPLACE)
+        });
+        do_all(socket, neighbours).await?;
         let mut whole = link::named(name);
         whole.attributes.push(LinkAttribute::IfAlias(self.wanted.to_alias()));
         do_all(socket, [("the alias".to_owned(), RouteNetlinkMessage::SetLink(whole), 0)]).await
