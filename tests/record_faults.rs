@@ -141,12 +141,7 @@ const CASES: &[Case] = &[
         [1, 0, 1, 1, 1, 1],
     ),
     ("the life sign of a removed node", &[("alive/8", r#"{"v":1,"name":"omega"}"#)], &[], [1, 1, 1, 1, 1, 1]),
-    (
-        "the generation",
-        &[("generation", "7")],
-        &[("generation", "this is no generation record")],
-        [1, 1, 1, 1, 1, 1],
-    ),
+    ("the generation", &[("generation", "7")], &[("generation", "this is no generation record")], [1, 1, 1, 1, 1, 1]),
     (
         "overlapping prefixes",
         &[("networks/4", r#"{"v":1,"id":4,"name":"red","subnets":[{"prefix":"10.9.128.0/17","block_len":26}]}"#)],

@@ -1,44 +1,28 @@
 //! The rtnetlink edge against the real kernel: each row goes in, is seen by the `ip` and `bridge` tools, is observed as it was
 //! wanted, goes in again, and goes out again; what is not ours stays and is not seen.
 
+#[cfg(test)]
+#[path = "kernel_netlink/support.rs"]
 mod support;
 
 use std::time::{Duration, Instant};
 
 use netns_tests::isolated;
-use support::{Container, endpoint_link, json, output, rows, run, vtep};
+use support::{Container, endpoint_link, json, node, output, put, rows, run, threads_here, vtep, without_settings};
 use weft::{
     kernel::{Kernel, LinuxKernel, ROUTE_METRIC, netns},
     model::{
-        Attachment, HostState, Mac, NetnsRef, NextHop, NodeId, PolicyAction, PolicyRule, Route, RouteTable, Sysctl,
-        VTEP_LINK, Vtep,
+        Attachment, HostState, Mac, NetnsRef, NextHop, PolicyAction, PolicyRule, Route, RouteTable, Sysctl, VTEP_LINK,
+        Vtep,
     },
     plan::Step,
 };
 
-fn node(id: u16) -> NodeId {
-    NodeId::new(id).unwrap()
-}
-
-/// Does a step twice, and expects the same state after each.
-async fn put(kernel: &LinuxKernel, step: Step) -> HostState {
-    kernel.apply(&step).await.unwrap_or_else(|error| panic!("{step:?}: {error}"));
-    let first = kernel.observe().await.unwrap();
-    kernel.apply(&step).await.unwrap_or_else(|error| panic!("{step:?} again: {error}"));
-    let second = kernel.observe().await.unwrap();
-    assert_eq!(first, second, "{step:?} again changed something");
-    second
-}
-
-fn observed(state: &HostState) -> HostState {
-    HostState { sysctls: Default::default(), ..state.clone() }
-}
-
 #[test]
 fn the_tunnel_device_goes_in_and_out() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
-        assert_eq!(observed(&kernel.observe().await.unwrap()), HostState::default());
+        let kernel = LinuxKernel::open().await.unwrap();
+        assert_eq!(without_settings(&kernel.observe().await.unwrap()), HostState::default());
         let wanted = vtep(1);
         let state = put(&kernel, Step::CreateVtep(wanted)).await;
         assert_eq!(state.vtep, Some(wanted));
@@ -68,14 +52,19 @@ fn the_tunnel_device_goes_in_and_out() {
         assert_ne!(json("ip -j link show weft.vx")[0]["ifindex"], index);
 
         let state = put(&kernel, Step::DeleteVtep).await;
-        assert_eq!(observed(&state), HostState::default());
+        assert_eq!(without_settings(&state), HostState::default());
+
+        run("ip link add other up type vxlan id 77 dstport 7789 local 192.0.2.1 nolearning");
+        let error = kernel.apply(&Step::CreateVtep(wanted)).await.unwrap_err().to_string();
+        assert!(error.contains("VNI 77") && error.contains("another VXLAN device"), "{error}");
+        assert_eq!(without_settings(&kernel.observe().await.unwrap()), HostState::default());
     });
 }
 
 #[test]
 fn a_tunnel_device_that_is_not_as_wanted_never_reads_as_wanted() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let wanted = vtep(1);
         let mac = wanted.mac;
         let vxlan = format!("ip link add weft.vx address {mac} mtu 1450 type vxlan id 77 dstport 7789 local 192.0.2.1");
@@ -110,7 +99,7 @@ fn a_tunnel_device_that_is_not_as_wanted_never_reads_as_wanted() {
 #[test]
 fn forwarding_entries_and_neighbours_go_in_and_out() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let mac = Mac::of_vtep(node(2));
         let error = kernel.apply(&Step::PutFdb(mac, "192.0.2.2".parse().unwrap())).await.unwrap_err().to_string();
         assert!(error.contains("no tunnel device weft.vx"), "{error}");
@@ -146,6 +135,17 @@ fn forwarding_entries_and_neighbours_go_in_and_out() {
         let state = put(&kernel, Step::DeleteFdb(everyone)).await;
         assert!(state.fdb.is_empty());
 
+        // A device that somebody replaced meanwhile has another index: at most one step fails for that.
+        kernel.observe().await.unwrap();
+        run(
+            "ip link del weft.vx; ip link add weft.vx type vxlan id 77 dstport 7789 local 192.0.2.1 nolearning; ip link set weft.vx up",
+        );
+        let again = Step::PutFdb(mac, "192.0.2.2".parse().unwrap());
+        let error = kernel.apply(&again).await.unwrap_err().to_string();
+        assert!(error.contains("No such device"), "{error}");
+        kernel.apply(&again).await.unwrap();
+        kernel.apply(&Step::DeleteFdb(mac)).await.unwrap();
+
         for gateway in ["169.254.10.2", "fe80::a:2"] {
             let address = gateway.parse().unwrap();
             for mac in [mac, Mac::of_vtep(node(3))] {
@@ -168,7 +168,7 @@ fn forwarding_entries_and_neighbours_go_in_and_out() {
 #[test]
 fn routes_go_in_are_replaced_and_go_out() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         let container = Container::start();
         let (link, attachment) = endpoint_link(1, &container, &["10.9.1.5", "fd00:9::5"]);
@@ -215,7 +215,7 @@ fn routes_go_in_are_replaced_and_go_out() {
 #[test]
 fn routes_of_ours_that_lead_elsewhere_are_seen_and_brought_to_order() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         run("ip link add other type bridge");
         run("ip link set other up");
@@ -263,7 +263,7 @@ fn routes_of_ours_that_lead_elsewhere_are_seen_and_brought_to_order() {
 #[test]
 fn policy_rules_go_in_and_out() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         for ipv6 in [false, true] {
             let family = if ipv6 { "-6" } else { "-4" };
             let mut wanted = std::collections::BTreeSet::new();
@@ -308,7 +308,7 @@ fn policy_rules_go_in_and_out() {
 #[test]
 fn settings_are_written_and_seen_while_their_device_is_there() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let forward = Sysctl("net/ipv4/ip_forward".to_owned());
         let filter = Sysctl("net/ipv4/conf/weft.vx/rp_filter".to_owned());
         let state = put(&kernel, Step::PutSysctl(forward.clone(), "1".into())).await;
@@ -326,7 +326,7 @@ fn settings_are_written_and_seen_while_their_device_is_there() {
 #[test]
 fn a_container_is_linked_and_unlinked() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let container = Container::start();
         let (name, wanted) = endpoint_link(1, &container, &["10.9.1.5", "fd00:9::5"]);
         // Container engines leave IPv6 off.
@@ -365,7 +365,7 @@ fn a_container_is_linked_and_unlinked() {
         assert_eq!(json(&format!("ip -j link show {name}"))[0]["ifindex"], index);
 
         let state = put(&kernel, Step::DeleteLink(name)).await;
-        assert_eq!(observed(&state), HostState::default());
+        assert_eq!(without_settings(&state), HostState::default());
         assert_eq!(container.rows("ip -j link show").len(), 1, "something is left in the container");
     });
 }
@@ -373,7 +373,7 @@ fn a_container_is_linked_and_unlinked() {
 #[test]
 fn traffic_passes_between_two_linked_containers() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         let containers = [Container::start(), Container::start()];
         for (number, (container, [v4, v6])) in
@@ -399,7 +399,7 @@ fn traffic_passes_between_two_linked_containers() {
 #[test]
 fn a_link_that_is_not_whole_never_reads_as_whole_and_is_made_anew() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let container = Container::start();
         let (name, wanted) = endpoint_link(1, &container, &["10.9.1.5"]);
         for spoil in [
@@ -426,7 +426,7 @@ fn a_link_that_is_not_whole_never_reads_as_whole_and_is_made_anew() {
 #[test]
 fn what_cannot_be_linked_leaves_nothing() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let container = Container::start();
         let (name, wanted) = endpoint_link(1, &container, &["10.9.1.5"]);
 
@@ -466,7 +466,7 @@ fn what_cannot_be_linked_leaves_nothing() {
 #[test]
 fn a_second_network_leaves_the_first_ones_default_route() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let container = Container::start();
         let (first, one) = endpoint_link(1, &container, &["10.9.1.5", "fd00:9::5"]);
         let (second, two) = endpoint_link(2, &container, &["10.8.1.5", "fd00:8::5"]);
@@ -484,7 +484,7 @@ fn a_second_network_leaves_the_first_ones_default_route() {
 #[test]
 fn what_is_not_ours_is_neither_seen_nor_touched() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         run("ip link add foreign type bridge");
         run("ip link add weftlike type bridge");
@@ -497,7 +497,7 @@ fn what_is_not_ours_is_neither_seen_nor_touched() {
         run("ip rule add priority 99 fwmark 1 table 9");
         let before = (output("ip route show table all"), output("ip rule show"), output("ip neigh show"));
         let state = kernel.observe().await.unwrap();
-        assert_eq!(observed(&state), HostState { vtep: Some(vtep(1)), ..HostState::default() });
+        assert_eq!(without_settings(&state), HostState { vtep: Some(vtep(1)), ..HostState::default() });
 
         for prefix in ["10.9.2.0/26", "fd00:9:2::/64"] {
             let place = prefix.parse().unwrap();
@@ -515,7 +515,7 @@ fn what_is_not_ours_is_neither_seen_nor_touched() {
 #[test]
 fn changes_of_ours_wake_at_once_and_others_do_not() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         let mac = Mac::of_vtep(node(2));
         let prefix = "10.9.2.0/26".parse().unwrap();
@@ -569,20 +569,65 @@ fn changes_of_ours_wake_at_once_and_others_do_not() {
 #[test]
 fn an_overrun_counts_as_a_change() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let mut changes = kernel.subscribe().await.unwrap();
         run("ip link add v1 type veth peer name v2");
         // Foreign notifications that nobody reads, until the queue is full.
-        let batch: String = (0..20_000).map(|n| format!("link set v1 mtu {}\n", 1000 + n % 100)).collect();
-        support::feed("ip -batch -", &batch);
+        support::batch((0..20_000).map(|n| format!("link set v1 mtu {}", 1000 + n % 100)));
         tokio::time::timeout(Duration::from_secs(5), changes.next()).await.expect("the overrun is not told").unwrap();
+    });
+}
+
+#[test]
+fn many_looks_at_once_and_given_up_ones_do_not_disturb_each_other() {
+    isolated(|| async {
+        let kernel = std::sync::Arc::new(LinuxKernel::open().await.unwrap());
+        // More devices than fit one datagram, so that the kernel is still at one dump when the next is asked for.
+        support::batch((0..100).map(|n| format!("link add weft.{n} type bridge")));
+        let mut looks = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let kernel = std::sync::Arc::clone(&kernel);
+            let _ = tokio::time::timeout(Duration::ZERO, kernel.observe()).await;
+            looks.spawn(async move { kernel.observe().await });
+        }
+        while let Some(look) = looks.join_next().await {
+            assert_eq!(look.unwrap().unwrap().links.len(), 100);
+        }
+    });
+}
+
+#[test]
+fn the_socket_ends_with_its_owner_and_serves_a_runtime_of_many_threads() {
+    isolated(|| async {
+        // Workers are started here, in this namespace.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let kernel = std::sync::Arc::new(LinuxKernel::open().await.unwrap());
+        let container = Container::start();
+        let (name, wanted) = endpoint_link(1, &container, &["10.9.1.5"]);
+        let step = Step::CreateLink(name.clone(), wanted.clone());
+        let worker = std::sync::Arc::clone(&kernel);
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        runtime.spawn(async move {
+            worker.apply(&step).await.unwrap();
+            sender.send(worker.observe().await.unwrap()).unwrap();
+        });
+        let state = receiver.await.unwrap();
+        assert_eq!(state.links.get(&name), Some(&wanted));
+        assert_eq!(threads_here("weft-rtnetlink"), 1);
+        runtime.shutdown_background();
+        drop(kernel);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while threads_here("weft-rtnetlink") > 0 {
+            assert!(Instant::now() < deadline, "the thread outlived its owner");
+            tokio::task::yield_now().await;
+        }
     });
 }
 
 #[test]
 fn the_underlay_is_told() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let error = kernel.default_address().await.unwrap_err().to_string();
         assert!(error.contains("no device has a global address"), "{error}");
         run("ip link add u1 mtu 1400 type veth peer name u2; ip link set u1 up; ip link set u2 up");
@@ -640,7 +685,7 @@ fn a_namespace_of_another_kind_is_refused() {
 #[test]
 fn observing_and_linking_are_fast() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let empty = support::median(50, async || drop(kernel.observe().await.unwrap())).await;
         println!("observe, empty host: {empty:?}");
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
@@ -666,7 +711,7 @@ fn observing_and_linking_are_fast() {
         let start = Instant::now();
         for id in 2..502 {
             let mac = Mac::of_vtep(node(id));
-            let gateway = std::net::Ipv4Addr::new(169, 254, 10 + (id >> 8) as u8, id as u8).into();
+            let gateway = std::net::Ipv4Addr::new(169, 254, 10 + id.to_be_bytes()[0], id.to_be_bytes()[1]).into();
             let prefix = format!("10.{}.{}.0/24", 10 + (id >> 8), id & 0xff).parse().unwrap();
             let route = Route { next_hop: NextHop::Tunnel(gateway) };
             kernel.apply(&Step::PutFdb(mac, "192.0.2.2".parse().unwrap())).await.unwrap();
@@ -678,10 +723,9 @@ fn observing_and_linking_are_fast() {
         println!("observe, 500 nodes: {full:?}");
 
         run("ip link add foreign type bridge; ip link set foreign up");
-        let batch: String = (0..20_000)
-            .map(|n| format!("route add 172.{}.{}.{} dev foreign\n", 16 + (n >> 16), (n >> 8) & 255, n & 255))
-            .collect();
-        support::feed("ip -batch -", &batch);
+        support::batch(
+            (0..20_000).map(|n| format!("route add 172.{}.{}.{} dev foreign", 16 + (n >> 16), (n >> 8) & 255, n & 255)),
+        );
         let foreign = support::median(20, async || drop(kernel.observe().await.unwrap())).await;
         println!("observe, 500 nodes and 20,000 foreign routes: {foreign:?}");
         assert!(empty < Duration::from_millis(20), "{empty:?}");

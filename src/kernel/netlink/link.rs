@@ -38,9 +38,8 @@ pub(super) struct Link {
 impl Link {
     /// From an answer or a notification.
     pub(super) fn from_message(message: RouteNetlinkMessage) -> Option<Self> {
-        let message = match message {
-            RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message) => message,
-            _ => return None,
+        let (RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)) = message else {
+            return None;
         };
         let mut link = Self {
             index: message.header.index,
@@ -212,6 +211,7 @@ impl Rtnetlink {
             }
             delete(&self.socket, VTEP_LINK).await.map_err(fail)?;
         }
+        self.seen().vtep = None;
         let mut message = named(VTEP_LINK);
         message.attributes.extend([
             LinkAttribute::Address(wanted.mac.0.to_vec()),
@@ -250,6 +250,9 @@ impl Rtnetlink {
 
     /// Removes a device of ours; one that is not there is fine.
     pub(super) async fn delete_link(&self, name: &str) -> Result<(), KernelError> {
+        if name == VTEP_LINK {
+            self.seen().vtep = None;
+        }
         delete(&self.socket, name)
             .await
             .map_err(|refusal| KernelError::new(format!("remove the device {name}"), refusal))

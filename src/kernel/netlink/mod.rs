@@ -1,9 +1,9 @@
 //! The kernel's network by rtnetlink(7): devices, forwarding entries, neighbours, routes, policy rules.
 //!
-//! **How it lives.** [`Rtnetlink`] has one socket with one task of the runtime, which ends when it is dropped; nothing is kept in
-//! the process that a restart could lose. It speaks for the network namespace of the thread that opened it. The kernel does
-//! each request within the system call that hands it over, so a busy RTNL lock is felt by the runtime's worker
-//! for that long. [`Changes`] has a socket of its own and no task.
+//! **How it lives.** [`Rtnetlink`] has one socket with one thread that drives it, which ends when it is dropped; nothing is kept in
+//! the process that a restart could lose. It speaks for the network namespace of the thread that opened it. A step that
+//! is dropped midway may be done all the same, and a veth pair half made, which the next look shows. [`Changes`] has a
+//! socket of its own and neither thread nor task.
 //!
 //! **What is odd.** A row that is ours by its place but not as we make them must neither look right nor stay unseen. It is
 //! reported under its key with a value that nobody wants, so that the plan puts the right one or removes it: a tunnel
@@ -24,35 +24,44 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use netlink_packet_route::RouteNetlinkMessage;
+use nix::errno::Errno;
+
 use self::{
     route::Strays,
     socket::{Refusal, Socket},
 };
 use super::KernelError;
-use crate::model::{HostState, LinkName, Mac, VTEP_LINK};
-use crate::plan::Step;
+use crate::{
+    model::{HostState, LinkName, Mac, VTEP_LINK},
+    plan::Step,
+};
 
 pub use self::{notify::Changes, route::ROUTE_METRIC, underlay::LocalPrefix};
 
 /// The rtnetlink part of the kernel, in the network namespace of the thread that opened it.
 pub struct Rtnetlink {
     socket: Socket,
-    odd: Mutex<Odd>,
+    seen: Mutex<Seen>,
 }
 
-/// What the last look found that a mere replace would not bring to order; the step that concerns it removes it.
+/// What the last look found that later steps need. Losing it costs nothing but a look.
 #[derive(Default)]
-struct Odd {
-    routes: Strays,
-    forwarding: BTreeSet<Mac>,
+struct Seen {
+    /// The index of the tunnel device, which most rows name. The kernel does not give an index to another device soon
+    /// (`dev_index_reserve` counts upwards), so that an old one is refused and never names a wrong device.
+    vtep: Option<u32>,
+    /// What a mere replace would not bring to order; the step that concerns it removes it.
+    stray_routes: Strays,
+    odd_forwarding: BTreeSet<Mac>,
 }
 
 impl Rtnetlink {
-    /// Opens it in the calling thread's network namespace. Needs a tokio runtime, whose worker threads need not be in that
-    /// namespace, and for changes `CAP_NET_ADMIN`.
+    /// Opens it in the calling thread's network namespace; the threads that use it need not be there. Changes need
+    /// `CAP_NET_ADMIN`, veth pairs `CAP_SYS_ADMIN` too.
     pub fn open() -> Result<Self, KernelError> {
         let socket = Socket::open().map_err(|error| KernelError::new("open an rtnetlink socket", error))?;
-        Ok(Self { socket, odd: Mutex::default() })
+        Ok(Self { socket, seen: Mutex::default() })
     }
 
     /// All rows of ours but settings and the rule set, which are left empty.
@@ -69,10 +78,10 @@ impl Rtnetlink {
             ),
             None => (BTreeMap::new(), BTreeMap::new()),
         };
-        let (routes, strays) = route::ours(&self.socket, &names).await.map_err(fail("routes"))?;
-        let forwarding =
+        let (routes, stray_routes) = route::ours(&self.socket, &names).await.map_err(fail("routes"))?;
+        let odd_forwarding =
             fdb.iter().filter(|(_, underlay)| **underlay == neighbour::NO_UNDERLAY).map(|(mac, _)| *mac).collect();
-        *self.odd() = Odd { routes: strays, forwarding };
+        *self.seen() = Seen { vtep: vtep.map(|vtep| vtep.index), stray_routes, odd_forwarding };
         Ok(HostState {
             vtep: vtep.map(link::Link::vtep),
             fdb,
@@ -114,17 +123,38 @@ impl Rtnetlink {
         Ok(link::by_name(&self.socket, name).await?.map(|link| link.index))
     }
 
+    /// The index of the tunnel device; nothing if there is none.
+    async fn vtep_index(&self) -> Result<Option<u32>, Refusal> {
+        let known = self.seen().vtep;
+        if known.is_some() {
+            return Ok(known);
+        }
+        let index = self.index_of(VTEP_LINK).await?;
+        self.seen().vtep = index;
+        Ok(index)
+    }
+
     /// The index of the tunnel device, without which `action` cannot be done.
-    async fn vtep_index(&self, action: &str) -> Result<u32, KernelError> {
-        match self.index_of(VTEP_LINK).await {
+    async fn need_vtep(&self, action: &str) -> Result<u32, KernelError> {
+        match self.vtep_index().await {
             Ok(Some(index)) => Ok(index),
             Ok(None) => Err(KernelError::new(action, format!("there is no tunnel device {VTEP_LINK}"))),
             Err(refusal) => Err(KernelError::new(action, refusal)),
         }
     }
 
-    fn odd(&self) -> MutexGuard<'_, Odd> {
-        // It is replaced or one entry is taken, never left half changed: a panic elsewhere does not spoil it.
-        self.odd.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes rows that may name the tunnel device; the result is that of the last. If the kernel knows no such device, its
+    /// index is looked up anew the next time.
+    async fn change_rows(&self, requests: impl IntoIterator<Item = (RouteNetlinkMessage, u16)>) -> Result<(), Refusal> {
+        let last = self.socket.change_each(requests).await.pop().unwrap_or(Ok(()));
+        if last.as_ref().is_err_and(|refusal| refusal.is(Errno::ENODEV)) {
+            self.seen().vtep = None;
+        }
+        last
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // Each change of it is one assignment: a panic elsewhere does not spoil it.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -91,41 +91,42 @@ pub(super) fn neighbour(index: u32, address: IpAddr, mac: Option<Mac>) -> Neighb
 impl Rtnetlink {
     /// Makes a forwarding entry, or changes it in one go. One that was seen to be odd is removed before: the kernel's replace
     /// leaves further destinations as they are, and succeeds without any effect on one that sends to a next hop group
-    /// (vxlan_core.c, `vxlan_fdb_update_existing`).
+    /// (`vxlan_core.c`, `vxlan_fdb_update_existing`).
     pub(super) async fn put_fdb(&self, mac: Mac, underlay: IpAddr) -> Result<(), KernelError> {
         let action = format!("send frames for {mac} on {VTEP_LINK} to {underlay}");
-        let index = self.vtep_index(&action).await?;
-        let is_odd = self.odd().forwarding.remove(&mac);
+        let index = self.need_vtep(&action).await?;
+        let is_odd = self.seen().odd_forwarding.remove(&mac);
         let mut wanted = entry(index, mac);
         wanted.attributes.push(NeighbourAttribute::Destination(underlay.into()));
         let remove = is_odd.then(|| (RouteNetlinkMessage::DelNeighbour(entry(index, mac)), 0));
         let put = (RouteNetlinkMessage::NewNeighbour(wanted), NLM_F_CREATE | NLM_F_REPLACE);
-        let last = self.socket.change_each(remove.into_iter().chain([put])).await.pop();
-        last.unwrap_or(Ok(())).map_err(|refusal| KernelError::new(action, refusal))
+        self.change_rows(remove.into_iter().chain([put])).await.map_err(|refusal| KernelError::new(action, refusal))
     }
 
     /// Removes a forwarding entry with all its destinations; one that is not there is fine.
     pub(super) async fn delete_fdb(&self, mac: Mac) -> Result<(), KernelError> {
         let fail = |reason: Refusal| KernelError::new(format!("forget the VTEP {mac} on {VTEP_LINK}"), reason);
-        let Some(index) = self.index_of(VTEP_LINK).await.map_err(fail)? else { return Ok(()) };
+        let Some(index) = self.vtep_index().await.map_err(fail)? else { return Ok(()) };
         let remove = RouteNetlinkMessage::DelNeighbour(entry(index, mac));
-        accept(self.socket.change(remove, 0).await, &[Errno::ENOENT, Errno::ENODEV]).map_err(fail)
+        accept(self.change_rows([(remove, 0)]).await, &[Errno::ENOENT, Errno::ENODEV]).map_err(fail)
     }
 
     /// Makes a permanent neighbour on the tunnel, or changes it.
     pub(super) async fn put_neighbour(&self, gateway: IpAddr, mac: Mac) -> Result<(), KernelError> {
         let action = format!("resolve {gateway} to {mac} on {VTEP_LINK}");
-        let index = self.vtep_index(&action).await?;
+        let index = self.need_vtep(&action).await?;
         let put = RouteNetlinkMessage::NewNeighbour(neighbour(index, gateway, Some(mac)));
-        self.socket.change(put, NLM_F_CREATE | NLM_F_REPLACE).await.map_err(|refusal| KernelError::new(action, refusal))
+        self.change_rows([(put, NLM_F_CREATE | NLM_F_REPLACE)])
+            .await
+            .map_err(|refusal| KernelError::new(action, refusal))
     }
 
     /// Removes a neighbour on the tunnel; one that is not there is fine.
     pub(super) async fn delete_neighbour(&self, gateway: IpAddr) -> Result<(), KernelError> {
         let fail = |reason: Refusal| KernelError::new(format!("forget {gateway} on {VTEP_LINK}"), reason);
-        let Some(index) = self.index_of(VTEP_LINK).await.map_err(fail)? else { return Ok(()) };
+        let Some(index) = self.vtep_index().await.map_err(fail)? else { return Ok(()) };
         let remove = RouteNetlinkMessage::DelNeighbour(neighbour(index, gateway, None));
-        accept(self.socket.change(remove, 0).await, &[Errno::ENOENT, Errno::ENODEV]).map_err(fail)
+        accept(self.change_rows([(remove, 0)]).await, &[Errno::ENOENT, Errno::ENODEV]).map_err(fail)
     }
 }
 
@@ -160,7 +161,7 @@ fn about(family: AddressFamily, index: u32) -> NeighbourMessage {
     message
 }
 
-/// Whether an entry in this state never ages: `NUD_PERMANENT` or `NUD_NOARP` (vxlan_core.c, `vxlan_cleanup`).
+/// Whether an entry in this state never ages: `NUD_PERMANENT` or `NUD_NOARP` (`vxlan_core.c`, `vxlan_cleanup`).
 fn is_lasting(state: NeighbourState) -> bool {
     u16::from(state) & (u16::from(NeighbourState::Permanent) | u16::from(NeighbourState::Noarp)) != 0
 }

@@ -17,8 +17,8 @@ use crate::{
     model::{LinkName, ROUTE_PROTOCOL},
 };
 
-/// What the kernel may keep for us while we are busy, in bytes: some ten thousand notifications. Losing some is no harm (it
-/// counts as a change), but a host with many containers should not wake the agent for that alone.
+/// What the kernel may keep for us while we are busy, in bytes; it cuts this to `net.core.rmem_max`. Losing some is no harm, for
+/// it counts as a change, but a host with many containers should not wake the agent for that alone.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 
 /// How many datagrams one change swallows at most, so that a stream of changes cannot keep one waiting for ever.
@@ -66,8 +66,8 @@ fn open() -> io::Result<TokioSocket> {
 }
 
 impl Changes {
-    /// Waits until something of ours may have changed; all that is queued by then is one change. May be dropped midway:
-    /// at worst a change that was read is lost with it, so keep one future rather than making a new one for each wait.
+    /// Waits until something of ours may have changed; all that is queued by then is one change. May be dropped
+    /// midway: nothing is read that is not told.
     pub async fn next(&mut self) -> Result<(), KernelError> {
         while !self.take().await? {}
         for _ in 0..COALESCED_MAX {
@@ -120,15 +120,21 @@ impl Changes {
         }
     }
 
-    /// Of foreign devices all but veths count: the underlay's MTU is followed, and containers of others come and go.
+    /// Of foreign devices all but veths and bridge ports count: the underlay's MTU is followed, and containers of others come
+    /// and go.
     fn link_changed(&mut self, message: RouteNetlinkMessage, note: impl FnOnce(&mut HashSet<u32>, u32)) -> bool {
+        let of_bridge = matches!(
+            &message,
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)
+                if link.header.interface_family == AddressFamily::Bridge
+        );
         let Some(link) = Link::from_message(message) else { return true };
         if link.name.starts_with(LinkName::PREFIX) {
             note(&mut self.ours, link.index);
             return true;
         }
         // A device of ours that was given another name is no longer there.
-        self.ours.remove(&link.index) || !link.is_veth()
+        self.ours.remove(&link.index) || !(link.is_veth() || of_bridge)
     }
 }
 

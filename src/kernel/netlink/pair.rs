@@ -8,7 +8,6 @@ use netlink_packet_route::{
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
     route::{RouteMessage, RouteProtocol, RouteType},
 };
-use nix::errno::Errno;
 use tokio::runtime::Handle;
 
 use super::{
@@ -68,10 +67,7 @@ impl Socket {
     /// A socket in another network namespace, driven by the calling runtime: a socket stays where it was opened.
     fn open_inside(netns: &File) -> io::Result<Self> {
         let runtime = Handle::current();
-        netns::within(netns, || {
-            let _runtime = runtime.enter();
-            Self::open()
-        })?
+        netns::within(netns, || Self::open_on(&runtime))?
     }
 }
 
@@ -184,16 +180,11 @@ impl Making<'_> {
             .map_err(|refusal| refusal.to_string())?
             .ok_or_else(|| format!("{name} vanished while it was made"))?;
         let mac = self.wanted.mac();
-        let mut tasks: Vec<(String, RouteNetlinkMessage, u16)> = self
-            .wanted
-            .addresses
-            .iter()
-            .map(|address| {
-                let resolve = RouteNetlinkMessage::NewNeighbour(neighbour::neighbour(index, *address, Some(mac)));
-                (format!("the neighbour {address}"), resolve, NLM_F_CREATE | NLM_F_REPLACE)
-            })
-            .collect();
-        do_all(socket, tasks.drain(..)).await?;
+        let neighbours = self.wanted.addresses.iter().map(|address| {
+            let resolve = RouteNetlinkMessage::NewNeighbour(neighbour::neighbour(index, *address, Some(mac)));
+            (format!("the neighbour {address}"), resolve, NLM_F_CREATE | NLM_F_REPLACE)
+        });
+        do_all(socket, neighbours).await?;
         let mut whole = link::named(name);
         whole.attributes.push(LinkAttribute::IfAlias(self.wanted.to_alias()));
         do_all(socket, [("the alias".to_owned(), RouteNetlinkMessage::SetLink(whole), 0)]).await
@@ -242,14 +233,7 @@ fn address_on(index: u32, address: IpAddr) -> AddressMessage {
 
 /// Whether a namespace has a default route in its main table. An unreachable one is none.
 async fn has_default_route(inside: &Socket, family: AddressFamily) -> Result<bool, Refusal> {
-    let mut filter = RouteMessage::default();
-    filter.header.table = RouteTable::MAIN.0 as u8;
-    let rows = match route::dump(inside, family, filter).await {
-        Ok(rows) => rows,
-        // The table comes into being with its first route.
-        Err(refusal) if refusal.is(Errno::ENOENT) => Vec::new(),
-        Err(refusal) => return Err(refusal),
-    };
+    let rows = route::in_main_table(inside, family).await?;
     Ok(rows.iter().any(|row| row.header.destination_prefix_length == 0 && row.header.kind == RouteType::Unicast))
 }
 

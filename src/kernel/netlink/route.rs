@@ -7,7 +7,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia},
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+        RouteVia,
+    },
 };
 use nix::errno::Errno;
 
@@ -71,12 +74,19 @@ pub(super) async fn ours(
     Ok((routes, strays))
 }
 
+/// All routes of a family in the main table, whoever made them.
+pub(super) async fn in_main_table(socket: &Socket, family: AddressFamily) -> Result<Vec<RouteMessage>, Refusal> {
+    let mut filter = RouteMessage::default();
+    filter.header.table = RouteHeader::RT_TABLE_MAIN;
+    match dump(socket, family, filter).await {
+        // The table comes into being with its first route.
+        Err(refusal) if refusal.is(Errno::ENOENT) => Ok(Vec::new()),
+        rows => rows,
+    }
+}
+
 /// All routes of a family that pass a filter, in all tables unless it names one.
-pub(super) async fn dump(
-    socket: &Socket,
-    family: AddressFamily,
-    mut filter: RouteMessage,
-) -> Result<Vec<RouteMessage>, Refusal> {
+async fn dump(socket: &Socket, family: AddressFamily, mut filter: RouteMessage) -> Result<Vec<RouteMessage>, Refusal> {
     filter.header.address_family = family;
     let rows = socket.dump(RouteNetlinkMessage::GetRoute(filter)).await?;
     Ok(rows
@@ -166,9 +176,9 @@ impl Rtnetlink {
                 if prefix.addr().is_ipv6() && gateway.is_ipv4() {
                     return Err(KernelError::new(action(), "an IPv6 route cannot have an IPv4 gateway"));
                 }
-                via(&mut message, *gateway, self.vtep_index(&action()).await?);
+                via(&mut message, *gateway, self.need_vtep(&action()).await?);
             }
-            NextHop::TunnelLink => on_link(&mut message, self.vtep_index(&action()).await?),
+            NextHop::TunnelLink => on_link(&mut message, self.need_vtep(&action()).await?),
             NextHop::Link(name) => {
                 let index = self.index_of(name.as_str()).await.map_err(fail)?;
                 let index = index.ok_or_else(|| KernelError::new(action(), format!("there is no device {name}")))?;
@@ -177,7 +187,7 @@ impl Rtnetlink {
             NextHop::Unreachable => message.header.kind = RouteType::Unreachable,
         }
         self.remove_strays(table, prefix).await.map_err(fail)?;
-        self.socket.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).await.map_err(fail)
+        self.change_rows([(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)]).await.map_err(fail)
     }
 
     /// Removes our route to a prefix in a table, with strays; one that is not there is fine.
@@ -193,7 +203,7 @@ impl Rtnetlink {
     }
 
     async fn remove_strays(&self, table: RouteTable, prefix: IpNet) -> Result<(), Refusal> {
-        let strays = self.odd().routes.remove(&(table, prefix)).unwrap_or_default();
+        let strays = self.seen().stray_routes.remove(&(table, prefix)).unwrap_or_default();
         for mut stray in strays {
             stray.header.flags = RouteFlags::default();
             stray.attributes.retain(|attribute| {

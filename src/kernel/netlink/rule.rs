@@ -84,9 +84,9 @@ fn selector(rule: &PolicyRule) -> RuleMessage {
     message
         .attributes
         .extend([RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)), RuleAttribute::Priority(rule.priority)]);
-    let (mark, mask) = rule.mark;
-    if mask != 0 {
-        message.attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mask)]);
+    let (mark, bits) = rule.mark;
+    if bits != 0 {
+        message.attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(bits)]);
     }
     message
 }
@@ -98,7 +98,7 @@ fn row_of(row: &RuleMessage) -> Option<PolicyRule> {
         // Multicast routing has rules of its own.
         _ => return None,
     };
-    let (mut priority, mut mark, mut mask) = (0, 0, 0);
+    let (mut priority, mut mark, mut bits) = (0, 0, 0);
     let (mut table, mut target) = (u32::from(row.header.table), 0);
     let mut is_plain = row.header.dst_len == 0
         && row.header.src_len == 0
@@ -108,7 +108,7 @@ fn row_of(row: &RuleMessage) -> Option<PolicyRule> {
         match attribute {
             RuleAttribute::Priority(value) => priority = *value,
             RuleAttribute::FwMark(value) => mark = *value,
-            RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::FwMask(value) => bits = *value,
             RuleAttribute::Table(value) => table = *value,
             RuleAttribute::Goto(value) => target = *value,
             // Told of every rule; all bits set where nothing is suppressed.
@@ -126,16 +126,16 @@ fn row_of(row: &RuleMessage) -> Option<PolicyRule> {
         RuleAction::Nop if is_plain => PolicyAction::Nop,
         _ => NO_ACTION,
     };
-    Some(PolicyRule { priority, ipv6, mark: (mark, mask), action })
+    Some(PolicyRule { priority, ipv6, mark: (mark, bits), action })
 }
 
 fn words(rule: &PolicyRule) -> String {
     let family = if rule.ipv6 { "IPv6" } else { "IPv4" };
-    let (mark, mask) = rule.mark;
+    let (mark, bits) = rule.mark;
     let action = match rule.action {
         PolicyAction::Lookup(table) => format!("lookup {}", table.0),
         PolicyAction::Goto(target) => format!("goto {target}"),
         PolicyAction::Nop => "nop".to_owned(),
     };
-    format!("{}: fwmark {mark:#x}/{mask:#x} {action} ({family})", rule.priority)
+    format!("{}: fwmark {mark:#x}/{bits:#x} {action} ({family})", rule.priority)
 }

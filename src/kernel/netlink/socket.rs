@@ -1,4 +1,8 @@
-use std::{fmt, io};
+use std::{
+    fmt, io,
+    sync::{Arc, mpsc},
+    thread,
+};
 
 use futures::StreamExt;
 use netlink_packet_core::{
@@ -7,7 +11,10 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::AsyncSocket;
 use nix::errno::Errno;
-use tokio::sync::Mutex;
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::Mutex,
+};
 
 /// How often a dump is taken again when the kernel says that its rows changed under it. A host on which thousands of
 /// rows change at all times may never give a clean one; the last is then used, for the next pass looks again anyway.
@@ -24,7 +31,7 @@ const EXT_ACK_MESSAGE: u16 = 1;
 pub(super) struct Socket {
     handle: rtnetlink::Handle,
     /// The kernel runs one dump at a time on a socket and answers `EBUSY` to the next one.
-    dump: Mutex<()>,
+    dump: Arc<Mutex<()>>,
 }
 
 /// The kernel's refusal of one request.
@@ -36,19 +43,37 @@ pub(super) struct Refusal {
 }
 
 impl Socket {
-    /// A socket in the network namespace of the calling thread, driven by a task of the calling runtime. The task ends
-    /// when the socket is dropped.
+    /// A socket in the network namespace of the calling thread, with a thread of its own that drives it and ends when this is
+    /// dropped. The kernel does a request within the system call that hands it over, and takes its time for some: 20 ms to
+    /// remove a device, longer when others hold the RTNL lock. The thread bears that, not one of the runtime's workers.
     pub(super) fn open() -> io::Result<Self> {
-        // Strict checking is what makes the kernel heed the filters of a dump at all.
-        let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
-        let socket = connection.socket_mut().socket_mut();
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        // Without these an answer that was cut off looks like one that is complete.
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        tokio::spawn(connection);
-        Ok(Self { handle, dump: Mutex::new(()) })
+        let (tell, told) = mpsc::channel();
+        thread::Builder::new().name("weft-rtnetlink".to_owned()).spawn(move || {
+            let opened = Builder::new_current_thread().enable_io().build().and_then(|runtime| {
+                let (connection, socket) = {
+                    let _runtime = runtime.enter();
+                    connect()?
+                };
+                Ok((runtime, connection, socket))
+            });
+            match opened {
+                Ok((runtime, connection, socket)) => {
+                    // Whoever opened it waits for it; if not, the socket is dropped here and the connection ends at once.
+                    let _ = tell.send(Ok(socket));
+                    runtime.block_on(connection);
+                }
+                Err(error) => drop(tell.send(Err(error))),
+            }
+        })?;
+        told.recv().unwrap_or_else(|_| Err(io::Error::other("the rtnetlink thread panicked")))
+    }
+
+    /// A socket in the network namespace of the calling thread, driven by a task of the given runtime: for a few short requests.
+    pub(super) fn open_on(runtime: &Handle) -> io::Result<Self> {
+        let _runtime = runtime.enter();
+        let (connection, socket) = connect()?;
+        runtime.spawn(connection);
+        Ok(socket)
     }
 
     /// Asks for one change and waits until it is done.
@@ -81,10 +106,17 @@ impl Socket {
 
     /// Asks for all objects of a kind.
     pub(super) async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
-        let _turn = self.dump.lock().await;
         let mut attempt = 1;
         loop {
-            let answer = self.request(request.clone(), NLM_F_DUMP).await?;
+            let turn = Arc::clone(&self.dump).lock_owned().await;
+            let stream = self.send(request.clone(), NLM_F_DUMP)?;
+            // A task of its own reads to the end even if the caller loses patience: the turn lasts as long as the dump.
+            let reading = tokio::spawn(async move {
+                let answer = collect(stream).await;
+                drop(turn);
+                answer
+            });
+            let answer = reading.await.unwrap_or_else(|_| Err(Refusal::gone()))?;
             if !answer.interrupted || attempt == DUMP_ATTEMPTS_MAX {
                 return Ok(answer.rows);
             }
@@ -105,6 +137,18 @@ impl Socket {
         message.header.flags = NLM_F_REQUEST | flags;
         self.handle.clone().request(message).map_err(|_| Refusal::gone())
     }
+}
+
+fn connect() -> io::Result<(impl Future<Output = ()> + Send + use<>, Socket)> {
+    // Strict checking is what makes the kernel heed the filters of a dump at all.
+    let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+    let socket = connection.socket_mut().socket_mut();
+    socket.set_ext_ack(true)?;
+    socket.set_cap_ack(true)?;
+    // Without these an answer that was cut off looks like one that is complete.
+    connection.set_forward_ack(true);
+    connection.set_forward_done(true);
+    Ok((connection, Socket { handle, dump: Arc::default() }))
 }
 
 /// All that the kernel answered to one request.

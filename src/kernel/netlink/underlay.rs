@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage, AddressScope},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteProtocol, RouteType},
 };
 use nix::errno::Errno;
 
@@ -117,12 +117,7 @@ impl Rtnetlink {
             }
         }
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let rows = match route::dump(&self.socket, family, in_main_table()).await {
-                // The table comes into being with its first route.
-                Err(refusal) if refusal.is(Errno::ENOENT) => Vec::new(),
-                rows => rows.map_err(fail)?,
-            };
-            for row in rows {
+            for row in route::in_main_table(&self.socket, family).await.map_err(fail)? {
                 let device = route::device_of(&row).and_then(|index| names.get(&index)).map(|name| (*name).to_owned());
                 let is_ours = row.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL)
                     || device.as_ref().is_some_and(|device| device.starts_with(LinkName::PREFIX));
@@ -188,12 +183,6 @@ impl Rtnetlink {
     }
 }
 
-fn in_main_table() -> RouteMessage {
-    let mut filter = RouteMessage::default();
-    filter.header.table = netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN;
-    filter
-}
-
 /// On a point-to-point device `IFA_ADDRESS` is the peer's address and `IFA_LOCAL` the own one; IPv6 tells only the first
 /// where there is no peer.
 fn local_address(row: &AddressMessage) -> Option<LocalAddress> {
@@ -209,7 +198,7 @@ fn local_address(row: &AddressMessage) -> Option<LocalAddress> {
         address: own.or(any)?,
         prefix_len: row.header.prefix_len,
         index: row.header.index,
-        scope: row.header.scope.clone(),
+        scope: row.header.scope,
     })
 }
 

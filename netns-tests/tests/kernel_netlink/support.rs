@@ -1,8 +1,10 @@
 //! What the kernel's tests share: tools, namespaces, rows.
 
 use std::{
+    collections::BTreeMap,
     io::Write,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::MetadataExt,
     process::{Command, Stdio},
     sync::mpsc,
     thread,
@@ -15,37 +17,42 @@ use nix::{
 };
 use serde_json::Value;
 use weft::{
-    kernel::netns,
-    model::{Attachment, EndpointId, LinkName, Mac, NetnsRef, NodeId, Vtep},
+    kernel::{Kernel, LinuxKernel, netns},
+    model::{Attachment, EndpointId, HostState, LinkName, Mac, NetnsRef, NodeId, Vtep},
+    plan::Step,
 };
 
 /// What `command` writes; it has to succeed.
-pub fn output(command: &str) -> String {
+pub(super) fn output(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Runs `command`, which has to succeed.
-pub fn run(command: &str) {
+pub(super) fn run(command: &str) {
     output(command);
 }
 
-/// Runs `command` with `input`, for all of which it has to succeed.
-pub fn feed(command: &str, input: &str) {
-    let mut child = Command::new("sh").args(["-ec", command]).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "{command}");
+/// Runs many commands of `ip` in one process; all have to succeed.
+pub(super) fn batch(commands: impl Iterator<Item = String>) {
+    let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = std::io::BufWriter::new(child.stdin.take().unwrap());
+    for command in commands {
+        writeln!(input, "{command}").unwrap();
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success(), "a command of the batch failed");
 }
 
 /// What `command` writes, as JSON.
-pub fn json(command: &str) -> Value {
+pub(super) fn json(command: &str) -> Value {
     let text = output(command);
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text:?}"))
 }
 
 /// What `command` writes, as a JSON list; no output is an empty one. `ip` leaves empty objects for rows that it filtered.
-pub fn rows(command: &str) -> Vec<Value> {
+pub(super) fn rows(command: &str) -> Vec<Value> {
     list(&output(command))
 }
 
@@ -58,7 +65,7 @@ fn list(text: &str) -> Vec<Value> {
 }
 
 /// The middle of the times that `work` takes.
-pub async fn median(count: usize, mut work: impl AsyncFnMut()) -> Duration {
+pub(super) async fn median(count: usize, mut work: impl AsyncFnMut()) -> Duration {
     let mut times = Vec::new();
     for _ in 0..count {
         let start = Instant::now();
@@ -70,7 +77,7 @@ pub async fn median(count: usize, mut work: impl AsyncFnMut()) -> Duration {
 }
 
 /// The tunnel device of node `id`.
-pub fn vtep(id: u16) -> Vtep {
+pub(super) fn vtep(id: u16) -> Vtep {
     Vtep {
         mac: Mac::of_vtep(NodeId::new(id).unwrap()),
         vni: 77,
@@ -81,7 +88,7 @@ pub fn vtep(id: u16) -> Vtep {
 }
 
 /// A link to a container with these addresses.
-pub fn endpoint_link(number: u16, container: &Container, addresses: &[&str]) -> (LinkName, Attachment) {
+pub(super) fn endpoint_link(number: u16, container: &Container, addresses: &[&str]) -> (LinkName, Attachment) {
     let attachment = Attachment {
         netns: container.netns(),
         ifname: "eth0".to_owned(),
@@ -91,17 +98,48 @@ pub fn endpoint_link(number: u16, container: &Container, addresses: &[&str]) -> 
     (LinkName::of_endpoint(EndpointId(u64::from(number))), attachment)
 }
 
+/// Node `id`.
+pub(super) fn node(id: u16) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+/// Does a step twice, and expects the same state after each.
+pub(super) async fn put(kernel: &LinuxKernel, step: Step) -> HostState {
+    kernel.apply(&step).await.unwrap_or_else(|error| panic!("{step:?}: {error}"));
+    let first = kernel.observe().await.unwrap();
+    kernel.apply(&step).await.unwrap_or_else(|error| panic!("{step:?} again: {error}"));
+    let second = kernel.observe().await.unwrap();
+    assert_eq!(first, second, "{step:?} again changed something");
+    second
+}
+
+/// A state but for its settings.
+pub(super) fn without_settings(state: &HostState) -> HostState {
+    HostState { sysctls: BTreeMap::new(), ..state.clone() }
+}
+
+/// How many threads of this process in this thread's network namespace have this name.
+pub(super) fn threads_here(name: &str) -> usize {
+    let here = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
+    std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| Some(task.ok()?.path()))
+        .filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name))
+        .filter(|task| std::fs::metadata(task.join("ns/net")).is_ok_and(|netns| netns.ino() == here))
+        .count()
+}
+
 /// A network namespace that lives as long as this: a thread holds it, and nothing else does.
-pub struct Container {
+pub(super) struct Container {
     /// Leads to it.
-    pub path: String,
+    pub(super) path: String,
     work: Option<mpsc::Sender<Box<dyn FnOnce() + Send>>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Container {
     /// A new one with `lo` up.
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         let (work, orders) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         let (told, tid) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -117,37 +155,37 @@ impl Container {
     }
 
     /// Names it.
-    pub fn netns(&self) -> NetnsRef {
+    pub(super) fn netns(&self) -> NetnsRef {
         netns::inspect(&self.path).unwrap()
     }
 
     /// Runs `command` inside; it has to succeed.
-    pub fn run(&self, command: &str) {
+    pub(super) fn run(&self, command: &str) {
         let command = command.to_owned();
         self.inside(move || run(&command));
     }
 
     /// What `command` writes inside, as JSON.
-    pub fn json(&self, command: &str) -> Value {
+    pub(super) fn json(&self, command: &str) -> Value {
         let command = command.to_owned();
         self.inside(move || json(&command))
     }
 
     /// What `command` writes inside, as a JSON list.
-    pub fn rows(&self, command: &str) -> Vec<Value> {
+    pub(super) fn rows(&self, command: &str) -> Vec<Value> {
         let command = command.to_owned();
         self.inside(move || rows(&command))
     }
 
     /// Listens at an address of its own.
-    pub fn listen(&self, address: &str) -> Listener {
+    pub(super) fn listen(&self, address: &str) -> Listener {
         let address: IpAddr = address.parse().unwrap();
         let listener = self.inside(move || TcpListener::bind((address, 0)).unwrap());
         Listener { port: listener.local_addr().unwrap().port(), listener }
     }
 
     /// Connects from inside, and tells from where.
-    pub fn connect(&self, address: &str, port: u16) -> std::io::Result<SocketAddr> {
+    pub(super) fn connect(&self, address: &str, port: u16) -> std::io::Result<SocketAddr> {
         let to = SocketAddr::new(address.parse().unwrap(), port);
         self.inside(move || TcpStream::connect_timeout(&to, Duration::from_secs(3))?.local_addr())
     }
@@ -168,15 +206,15 @@ impl Drop for Container {
 }
 
 /// Waits for connections in a container.
-pub struct Listener {
+pub(super) struct Listener {
     /// Where.
-    pub port: u16,
+    pub(super) port: u16,
     listener: TcpListener,
 }
 
 impl Listener {
     /// The source of the next connection.
-    pub fn accept(&self) -> SocketAddr {
+    pub(super) fn accept(&self) -> SocketAddr {
         self.listener.accept().unwrap().1
     }
 }
