@@ -102,7 +102,7 @@ impl RunArgs {
 }
 
 /// Waits for the command's end and hands it every signal meanwhile.
-async fn supervise(mut child: Child, signals: &mut channel::UnboundedReceiver<Signal>) -> Result<u8, Refusal> {
+async fn supervise(mut child: Child, signals: &mut channel::Receiver<Signal>) -> Result<u8, Refusal> {
     loop {
         tokio::select! {
             status = child.wait() => {
