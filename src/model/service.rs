@@ -1,4 +1,9 @@
-use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
+use std::{
+    fmt,
+    net::IpAddr,
+    num::NonZeroU16,
+    str::FromStr,
+};
 
 use super::{L4, Name, NetworkId};
 
