@@ -4,6 +4,7 @@ use nix::sched::{CloneFlags, unshare};
 
 /// Runs `test` on a thread of its own inside a new, nameless network namespace with `lo` up. The namespace ends with the
 /// thread, whichever way the test ends, so nothing can be left behind.
+#[expect(clippy::expect_used, reason = "a panic is how a test fails")]
 pub fn isolated<F, Fut>(test: F)
 where
     F: FnOnce() -> Fut + Send + 'static,

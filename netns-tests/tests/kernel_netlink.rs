@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use netns_tests::isolated;
 use support::{Container, endpoint_link, json, node, output, put, rows, run, threads_here, vtep, without_settings};
 use weft::{
-    kernel::{Kernel, LinuxKernel, ROUTE_METRIC, netns},
+    kernel::{Kernel, LinuxKernel, ROUTE_METRIC, Rtnetlink, netns},
     model::{
         Attachment, HostState, Mac, NetnsRef, NextHop, PolicyAction, PolicyRule, Route, RouteTable, Sysctl, VTEP_LINK,
         Vtep,
@@ -21,7 +21,7 @@ use weft::{
 #[test]
 fn the_tunnel_device_goes_in_and_out() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         assert_eq!(without_settings(&kernel.observe().await.unwrap()), HostState::default());
         let wanted = vtep(1);
         let state = put(&kernel, Step::CreateVtep(wanted)).await;
@@ -64,7 +64,7 @@ fn the_tunnel_device_goes_in_and_out() {
 #[test]
 fn a_tunnel_device_that_is_not_as_wanted_never_reads_as_wanted() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let wanted = vtep(1);
         let mac = wanted.mac;
         let vxlan = format!("ip link add weft.vx address {mac} mtu 1450 type vxlan id 77 dstport 7789 local 192.0.2.1");
@@ -99,7 +99,7 @@ fn a_tunnel_device_that_is_not_as_wanted_never_reads_as_wanted() {
 #[test]
 fn forwarding_entries_and_neighbours_go_in_and_out() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let mac = Mac::of_vtep(node(2));
         let error = kernel.apply(&Step::PutFdb(mac, "192.0.2.2".parse().unwrap())).await.unwrap_err().to_string();
         assert!(error.contains("no tunnel device weft.vx"), "{error}");
@@ -168,7 +168,7 @@ fn forwarding_entries_and_neighbours_go_in_and_out() {
 #[test]
 fn routes_go_in_are_replaced_and_go_out() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         let container = Container::start();
         let (link, attachment) = endpoint_link(1, &container, &["10.9.1.5", "fd00:9::5"]);
@@ -215,7 +215,7 @@ fn routes_go_in_are_replaced_and_go_out() {
 #[test]
 fn routes_of_ours_that_lead_elsewhere_are_seen_and_brought_to_order() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         run("ip link add other type bridge");
         run("ip link set other up");
@@ -263,7 +263,7 @@ fn routes_of_ours_that_lead_elsewhere_are_seen_and_brought_to_order() {
 #[test]
 fn policy_rules_go_in_and_out() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         for ipv6 in [false, true] {
             let family = if ipv6 { "-6" } else { "-4" };
             let mut wanted = std::collections::BTreeSet::new();
@@ -308,7 +308,7 @@ fn policy_rules_go_in_and_out() {
 #[test]
 fn settings_are_written_and_seen_while_their_device_is_there() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let forward = Sysctl("net/ipv4/ip_forward".to_owned());
         let filter = Sysctl("net/ipv4/conf/weft.vx/rp_filter".to_owned());
         let state = put(&kernel, Step::PutSysctl(forward.clone(), "1".into())).await;
@@ -326,7 +326,7 @@ fn settings_are_written_and_seen_while_their_device_is_there() {
 #[test]
 fn a_container_is_linked_and_unlinked() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let container = Container::start();
         let (name, wanted) = endpoint_link(1, &container, &["10.9.1.5", "fd00:9::5"]);
         // Container engines leave IPv6 off.
@@ -373,7 +373,7 @@ fn a_container_is_linked_and_unlinked() {
 #[test]
 fn traffic_passes_between_two_linked_containers() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         let containers = [Container::start(), Container::start()];
         for (number, (container, [v4, v6])) in
@@ -399,7 +399,7 @@ fn traffic_passes_between_two_linked_containers() {
 #[test]
 fn a_link_that_is_not_whole_never_reads_as_whole_and_is_made_anew() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let container = Container::start();
         let (name, wanted) = endpoint_link(1, &container, &["10.9.1.5"]);
         for spoil in [
@@ -426,7 +426,7 @@ fn a_link_that_is_not_whole_never_reads_as_whole_and_is_made_anew() {
 #[test]
 fn what_cannot_be_linked_leaves_nothing() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let container = Container::start();
         let (name, wanted) = endpoint_link(1, &container, &["10.9.1.5"]);
 
@@ -466,7 +466,7 @@ fn what_cannot_be_linked_leaves_nothing() {
 #[test]
 fn a_second_network_leaves_the_first_ones_default_route() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let container = Container::start();
         let (first, one) = endpoint_link(1, &container, &["10.9.1.5", "fd00:9::5"]);
         let (second, two) = endpoint_link(2, &container, &["10.8.1.5", "fd00:8::5"]);
@@ -484,7 +484,7 @@ fn a_second_network_leaves_the_first_ones_default_route() {
 #[test]
 fn what_is_not_ours_is_neither_seen_nor_touched() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         run("ip link add foreign type bridge");
         run("ip link add weftlike type bridge");
@@ -515,7 +515,7 @@ fn what_is_not_ours_is_neither_seen_nor_touched() {
 #[test]
 fn changes_of_ours_wake_at_once_and_others_do_not() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         let mac = Mac::of_vtep(node(2));
         let prefix = "10.9.2.0/26".parse().unwrap();
@@ -533,7 +533,7 @@ fn changes_of_ours_wake_at_once_and_others_do_not() {
             kernel.apply(&step).await.unwrap();
         }
         run("ip link add v1 type veth peer name v2");
-        let mut changes = kernel.subscribe().await.unwrap();
+        let mut changes = Rtnetlink::open().unwrap().subscribe().await.unwrap();
         let mut slowest = Duration::ZERO;
         for command in [
             format!("bridge fdb del {mac} dev weft.vx"),
@@ -569,8 +569,7 @@ fn changes_of_ours_wake_at_once_and_others_do_not() {
 #[test]
 fn an_overrun_counts_as_a_change() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
-        let mut changes = kernel.subscribe().await.unwrap();
+        let mut changes = Rtnetlink::open().unwrap().subscribe().await.unwrap();
         run("ip link add v1 type veth peer name v2");
         // Foreign notifications that nobody reads, until the queue is full.
         support::batch((0..20_000).map(|n| format!("link set v1 mtu {}", 1000 + n % 100)));
@@ -581,7 +580,7 @@ fn an_overrun_counts_as_a_change() {
 #[test]
 fn many_looks_at_once_and_given_up_ones_do_not_disturb_each_other() {
     isolated(|| async {
-        let kernel = std::sync::Arc::new(LinuxKernel::open().unwrap());
+        let kernel = std::sync::Arc::new(LinuxKernel::open().await.unwrap());
         // More devices than fit one datagram, so that the kernel is still at one dump when the next is asked for.
         support::batch((0..100).map(|n| format!("link add weft.{n} type bridge")));
         let mut looks = tokio::task::JoinSet::new();
@@ -601,7 +600,7 @@ fn the_socket_ends_with_its_owner_and_serves_a_runtime_of_many_threads() {
     isolated(|| async {
         // Workers are started here, in this namespace.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let kernel = std::sync::Arc::new(LinuxKernel::open().unwrap());
+        let kernel = std::sync::Arc::new(Rtnetlink::open().unwrap());
         let container = Container::start();
         let (name, wanted) = endpoint_link(1, &container, &["10.9.1.5"]);
         let step = Step::CreateLink(name.clone(), wanted.clone());
@@ -627,7 +626,7 @@ fn the_socket_ends_with_its_owner_and_serves_a_runtime_of_many_threads() {
 #[test]
 fn the_underlay_is_told() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let error = kernel.default_address().await.unwrap_err().to_string();
         assert!(error.contains("no device has a global address"), "{error}");
         run("ip link add u1 mtu 1400 type veth peer name u2; ip link set u1 up; ip link set u2 up");
@@ -685,12 +684,15 @@ fn a_namespace_of_another_kind_is_refused() {
 #[test]
 fn observing_and_linking_are_fast() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().unwrap();
+        let kernel = LinuxKernel::open().await.unwrap();
         let empty = support::median(50, async || drop(kernel.observe().await.unwrap())).await;
         println!("observe, empty host: {empty:?}");
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         let tunnel = support::median(50, async || drop(kernel.observe().await.unwrap())).await;
         println!("observe, tunnel only: {tunnel:?}");
+        let rtnetlink = Rtnetlink::open().unwrap();
+        let rows_only = support::median(50, async || drop(rtnetlink.observe().await.unwrap())).await;
+        println!("observe, tunnel only, without rule set and settings: {rows_only:?}");
 
         let mut linked = Vec::new();
         let mut unlinked = Vec::new();

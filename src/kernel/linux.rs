@@ -1,26 +1,44 @@
 use std::net::IpAddr;
 
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 
-use super::{Changes, Kernel, KernelError, LocalPrefix, Rtnetlink, sysctl};
-use crate::{model::HostState, plan::Step};
+use super::{
+    Changes, Kernel, KernelError, LocalPrefix, Rtnetlink, netns,
+    nft::{Nft, NftChanges},
+    sysctl,
+};
+use crate::{
+    model::{HostState, NetnsRef},
+    plan::Step,
+};
 
 /// The kernel of this host, in the network namespace of the thread that opened it: rtnetlink, settings, and the rule set.
 pub struct LinuxKernel {
     rtnetlink: Rtnetlink,
+    nft: Nft,
+    changes: Mutex<(Changes, NftChanges)>,
 }
 
 impl LinuxKernel {
-    /// Opens the sockets. Settings are those of the namespace of whichever thread does a step, so
+    /// Opens the sockets. Needs a tokio runtime. Settings are those of the namespace of whichever thread does a step, so
     /// an agent's threads have to be in one namespace, as those of a process are.
-    pub fn open() -> Result<Self, KernelError> {
-        Ok(Self { rtnetlink: Rtnetlink::open()? })
+    pub async fn open() -> Result<Self, KernelError> {
+        let rtnetlink = Rtnetlink::open()?;
+        let nft = Nft::open()?;
+        let changes = Mutex::new((rtnetlink.subscribe().await?, nft.subscribe()?));
+        Ok(Self { rtnetlink, nft, changes })
     }
 
-    /// Subscribes to changes of devices, forwarding entries, neighbours, routes and policy rules of ours, and of foreign
-    /// devices that may be the underlay. Changes from here on are told.
-    pub async fn subscribe(&self) -> Result<Changes, KernelError> {
-        self.rtnetlink.subscribe().await
+    /// Waits until something of ours, or a foreign device that may be the underlay, has changed. For one task at a time;
+    /// what happens while nobody waits is kept by the kernel.
+    pub async fn changed(&self) -> Result<(), KernelError> {
+        let mut subscriptions = self.changes.lock().await;
+        let (links_and_routes, ruleset) = &mut *subscriptions;
+        tokio::select! {
+            changed = links_and_routes.next() => changed,
+            changed = ruleset.changed() => changed,
+        }
     }
 
     /// See [`Rtnetlink::underlay_mtu`].
@@ -42,21 +60,24 @@ impl LinuxKernel {
     pub fn rp_filter_all(&self) -> Result<u8, KernelError> {
         self.rtnetlink.rp_filter_all()
     }
+
+    /// Sets `lo` up in a namespace that nobody else looks after.
+    pub async fn set_loopback_up(&self, netns: &NetnsRef) -> Result<(), KernelError> {
+        Rtnetlink::set_loopback_up(&netns::open(netns)?).await
+    }
 }
 
 #[async_trait]
 impl Kernel for LinuxKernel {
     async fn observe(&self) -> Result<HostState, KernelError> {
-        let state = self.rtnetlink.observe().await?;
-        Ok(HostState { sysctls: sysctl::observe()?, ..state })
+        let (state, ruleset) = tokio::join!(self.rtnetlink.observe(), self.nft.observe());
+        Ok(HostState { sysctls: sysctl::observe()?, ruleset: ruleset?, ..state? })
     }
 
     async fn apply(&self, step: &Step) -> Result<(), KernelError> {
         match step {
             Step::PutSysctl(key, value) => sysctl::write(key, value),
-            Step::ChangeRuleset(_) => {
-                Err(KernelError::new("change the nftables table inet weft", "this kernel was opened without nftables"))
-            }
+            Step::ChangeRuleset(changes) => self.nft.apply(changes).await,
             Step::CreateVtep(_)
             | Step::SetVtepMtu(_)
             | Step::DeleteVtep

@@ -1,10 +1,13 @@
 //! The kernel's network, in the model's words: what of ours is there, and how to change it.
 
+mod fake;
 mod linux;
 mod netlink;
 pub mod netns;
-pub mod sysctl;
+pub mod nft;
+mod sysctl;
 
+pub use fake::{Attempt, FakeKernel, Faults};
 pub use linux::LinuxKernel;
 pub use netlink::{Changes, LocalPrefix, ROUTE_METRIC, Rtnetlink};
 

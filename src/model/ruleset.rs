@@ -373,9 +373,11 @@ pub enum Rule {
     ReturnToIngress(u32),
     /// `ip daddr vmap @vips4`.
     DispatchVip(Family),
-    /// `fib daddr type local meta l4proto . th dport vmap @ports`, in output not for loopback (`oif lo` with a 127/8 or ::1
-    /// destination): those need a source translation that the kernel path does not do.
+    /// `fib daddr type local meta l4proto . th dport vmap @ports`, in prerouting.
     DispatchPublished,
+    /// `fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @ports` (`ip6 daddr != ::1`), in output:
+    /// a connection to loopback has a loopback source, which would need a translation that the kernel path does not do.
+    DispatchPublishedLocally(Family),
     /// `[meta nfproto FAMILY] meta l4proto tcp|udp dnat ip to numgen inc mod SLOTS offset FIRST map @target4_SHARD`.
     BalancePort {
         /// The replicas' family.
@@ -389,7 +391,8 @@ pub enum Rule {
         /// How many slots.
         slots: u16,
     },
-    /// `dnat ip to numgen inc mod SLOTS offset FIRST map @replica4_SHARD`: address only, every protocol, the port stays.
+    /// `meta nfproto FAMILY dnat ip to numgen inc mod SLOTS offset FIRST map @replica4_SHARD`: address only, every protocol,
+    /// the port stays. The family comes first, or packets of the other one would take turns.
     BalanceVip {
         /// The replicas' family.
         family: Family,
@@ -422,6 +425,78 @@ pub enum Rule {
     KeepWithin(Family),
     /// `ip saddr @networks4 masquerade`: towards the outside a container speaks with its node's address.
     Masquerade(Family),
+    /// A rule in a chain of ours that is not of our making, or of another version's, by its handle in the kernel. Only
+    /// ever observed, never desired: so a chain that holds one differs from every desired chain.
+    Foreign(u64),
+}
+
+impl Rule {
+    /// The set or map that the rule looks something up in; it has to be there before the rule and stay as long.
+    pub fn set(self) -> Option<SetName> {
+        match self {
+            Self::TunnelFromPeer(family, _) | Self::TunnelToPeer(family, _) => Some(SetName::Peers(family)),
+            Self::RememberIngress => Some(SetName::Vteps),
+            Self::DispatchVip(family) => Some(SetName::Vips(family)),
+            Self::DispatchPublished | Self::DispatchPublishedLocally(_) => Some(SetName::Ports),
+            Self::BalancePort { family, shard, .. } => Some(SetName::Targets(family, shard)),
+            Self::BalanceVip { family, shard, .. } => Some(SetName::Replicas(family, shard)),
+            Self::AcceptWithin(family) | Self::KeepWithin(family) => Some(SetName::Within(family)),
+            Self::RefuseCrossing(family) | Self::RefuseUnpublished(family) | Self::Masquerade(family) => {
+                Some(SetName::Networks(family))
+            }
+            Self::RefuseInternalOut(family) => Some(SetName::Internal(family)),
+            Self::TunnelFromStranger(_)
+            | Self::EnterFromTunnel
+            | Self::EnterFromContainer
+            | Self::DropSpoofed
+            | Self::ReturnToIngress(_)
+            | Self::RefuseTcp
+            | Self::RefuseOther
+            | Self::AcceptEstablished
+            | Self::ClearMark(_)
+            | Self::Foreign(_) => None,
+        }
+    }
+
+    /// The chain that the rule goes to by itself, not by an element of a map; it has to be there before the rule.
+    pub fn chain(self) -> Option<ChainName> {
+        match self {
+            Self::EnterFromTunnel => Some(ChainName::FromTunnel),
+            Self::EnterFromContainer => Some(ChainName::FromContainer),
+            Self::TunnelFromPeer(..)
+            | Self::TunnelFromStranger(_)
+            | Self::TunnelToPeer(..)
+            | Self::RememberIngress
+            | Self::DropSpoofed
+            | Self::ReturnToIngress(_)
+            | Self::DispatchVip(_)
+            | Self::DispatchPublished
+            | Self::DispatchPublishedLocally(_)
+            | Self::BalancePort { .. }
+            | Self::BalanceVip { .. }
+            | Self::RefuseTcp
+            | Self::RefuseOther
+            | Self::AcceptEstablished
+            | Self::AcceptWithin(_)
+            | Self::RefuseCrossing(_)
+            | Self::RefuseInternalOut(_)
+            | Self::RefuseUnpublished(_)
+            | Self::ClearMark(_)
+            | Self::KeepWithin(_)
+            | Self::Masquerade(_)
+            | Self::Foreign(_) => None,
+        }
+    }
+}
+
+impl SetValue {
+    /// The chain that the element leads to; it has to be there before the element.
+    pub fn chain(self) -> Option<ChainName> {
+        match self {
+            Self::Goto(chain) => Some(chain),
+            Self::Nothing | Self::Mark(_) | Self::Address(_) | Self::Target(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Rule {
@@ -437,6 +512,7 @@ impl fmt::Display for Rule {
             Self::ReturnToIngress(mask) => write!(f, "return-to-ingress {mask}"),
             Self::DispatchVip(family) => write!(f, "dispatch-vip {}", family.digit()),
             Self::DispatchPublished => f.write_str("dispatch-published"),
+            Self::DispatchPublishedLocally(family) => write!(f, "dispatch-published-locally {}", family.digit()),
             Self::BalancePort { family, protocol, shard, first, slots } => {
                 write!(f, "balance-port {} {protocol} {shard} {} {slots}", family.digit(), first.0)
             }
@@ -453,6 +529,7 @@ impl fmt::Display for Rule {
             Self::ClearMark(mask) => write!(f, "clear-mark {mask}"),
             Self::KeepWithin(family) => write!(f, "keep-within {}", family.digit()),
             Self::Masquerade(family) => write!(f, "masquerade {}", family.digit()),
+            Self::Foreign(handle) => write!(f, "foreign rule with handle {handle}"),
         }
     }
 }
@@ -487,6 +564,7 @@ impl FromStr for Rule {
             ["return-to-ingress", mask] => Self::ReturnToIngress(word(mask)?),
             ["dispatch-vip", family] => Self::DispatchVip(word(family)?),
             ["dispatch-published"] => Self::DispatchPublished,
+            ["dispatch-published-locally", family] => Self::DispatchPublishedLocally(word(family)?),
             ["balance-port", family, protocol, shard, first, slots] => Self::BalancePort {
                 family: word(family)?,
                 protocol: word(protocol)?,

@@ -1,5 +1,11 @@
 //! The shared key-value store behind one trait: ordered keys, versions, compare-and-swap, watches, leases.
 
+pub mod embedded;
+pub mod etcd;
+pub mod limits;
+pub mod memory;
+pub mod record;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 

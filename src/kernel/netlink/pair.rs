@@ -54,6 +54,15 @@ impl Rtnetlink {
     }
 }
 
+impl Rtnetlink {
+    /// Sets `lo` up in a namespace.
+    pub async fn set_loopback_up(netns: &File) -> Result<(), KernelError> {
+        let fail = |reason: &dyn std::fmt::Display| KernelError::new("set lo up in the namespace", reason);
+        let inside = Socket::open_inside(netns).map_err(|error| fail(&error))?;
+        inside.change(link::set_up("lo"), 0).await.map_err(|refusal| fail(&refusal))
+    }
+}
+
 impl Socket {
     /// A socket in another network namespace, driven by the calling runtime: a socket stays where it was opened.
     fn open_inside(netns: &File) -> io::Result<Self> {

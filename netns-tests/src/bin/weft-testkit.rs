@@ -1,0 +1,52 @@
+//! The replica and its clients as a program, for namespaces that only a command can enter.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use netns_tests::testkit::{ask, ask_udp, serve};
+
+const USAGE: &str = "usage: weft-testkit serve PORT [NAME]   answer on PORT, TCP (HTTP and lines) and UDP
+       weft-testkit get ADDR:PORT [N]     N requests, each on a connection of its own
+       weft-testkit udp ADDR:PORT [N]     N datagrams, each from a socket of its own";
+
+/// Long beside any path within one machine.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<()> {
+    match *words {
+        ["serve", port] => serve(number(port)?, &std::process::id().to_string()),
+        ["serve", port, name] => serve(number(port)?, name),
+        ["get", server, ref count @ ..] if count.len() <= 1 => repeat(server, count, |server| ask(server, TIMEOUT)),
+        ["udp", server, ref count @ ..] if count.len() <= 1 => repeat(server, count, |server| ask_udp(server, TIMEOUT)),
+        _ => bail!("wrong usage\n{USAGE}"),
+    }
+}
+
+fn repeat(
+    server: &str,
+    count: &[&str],
+    request: impl Fn(SocketAddr) -> Result<netns_tests::testkit::Answer>,
+) -> Result<()> {
+    let server: SocketAddr = server.parse().with_context(|| format!("{server:?} is not ADDR:PORT"))?;
+    for _ in 0..count.first().map_or(Ok(1), |count| number(count))? {
+        let answer = request(server)?;
+        println!("replica={} client={}", answer.replica, answer.client);
+    }
+    Ok(())
+}
+
+fn number(word: &str) -> Result<u16> {
+    word.parse().with_context(|| format!("{word:?} is not a number up to 65535"))
+}

@@ -1,0 +1,32 @@
+use std::env;
+
+use anyhow::Result;
+
+use crate::{Machine, Topology};
+
+/// Runs one scenario on a cluster of `hosts` nodes. Where it fails, the agents' logs are shown with the reason; when it is
+/// over, nothing of it may be left on the machine.
+#[expect(clippy::panic, reason = "a panic is how a test fails")]
+pub fn scenario(hosts: u8, body: impl FnOnce(&mut Topology) -> Result<()>) {
+    let outcome = Topology::cluster(hosts).and_then(|mut topology| {
+        let outcome = body(&mut topology);
+        if outcome.is_err() || env::var_os("WEFT_TEST_LOGS").is_some() {
+            for host in topology.hosts() {
+                eprintln!("── the log of {} ends:\n{}", host.name(), host.log_tail(40));
+            }
+        }
+        outcome
+    });
+    if let Err(error) = outcome {
+        panic!("{error:#}");
+    }
+    // Other tests may run at the same time: only what carries this process's number counts here.
+    let mine = format!("weft-{}-", std::process::id());
+    match Machine::look() {
+        Ok(machine) => {
+            let left: Vec<&str> = machine.things().filter(|thing| thing.contains(&mine)).collect();
+            assert!(left.is_empty(), "the scenario left behind: {left:?}");
+        }
+        Err(error) => panic!("{error:#}"),
+    }
+}

@@ -1,0 +1,12 @@
+//! A replica that tells who asked it, and clients that count what was lost. Standard library only, one thread a connection:
+//! at the rates used here (hundreds a second) a thread costs less than what it would hide.
+
+mod client;
+mod hold;
+mod load;
+mod replica;
+
+pub use client::{Answer, ask, ask_udp, fetch};
+pub use hold::{Hold, HoldReport};
+pub use load::{Load, LoadReport};
+pub use replica::serve;

@@ -1,0 +1,53 @@
+//! Scenario 1: three nodes, five replicas, one published port, 1,000 requests at every node. Each node on its own spreads
+//! its requests exactly round-robin, and every replica sees the client's own address.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Result, ensure};
+use netns_tests::{CLIENT, scenario, testkit::ask};
+
+const REQUESTS: usize = 1000;
+
+/// A request takes well under a millisecond here; a lost SYN would show as a second.
+const REQUEST_BOUND: Duration = Duration::from_millis(900);
+
+#[test]
+fn every_node_answers_exactly_round_robin_and_keeps_the_clients_address() {
+    scenario(3, |topology| {
+        let _replicas = topology.web(5)?;
+        for host in topology.hosts() {
+            let counts = topology.client().enter(|| {
+                let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+                for turn in 0..REQUESTS {
+                    let answer = ask(host.at(80), REQUEST_BOUND)?;
+                    ensure!(
+                        answer.client.ip() == CLIENT,
+                        "request {turn} at {}: {} saw the client as {}",
+                        host.name(),
+                        answer.replica,
+                        answer.client
+                    );
+                    *counts.entry(answer.replica).or_default() += 1;
+                }
+                Ok(counts)
+            })?;
+            let (least, most) = (counts.values().min(), counts.values().max());
+            ensure!(counts.len() == 5, "{} used {} replicas: {counts:?}", host.name(), counts.len());
+            ensure!(least.zip(most).is_some_and(|(least, most)| most - least <= 1), "{}: {counts:?}", host.name());
+        }
+        in_step(topology)
+    });
+}
+
+/// Strict order, not only equal counts: any five requests in a row meet five replicas, and the next five the same again.
+fn in_step(topology: &netns_tests::Topology) -> Result<()> {
+    for host in topology.hosts() {
+        let answers = topology
+            .client()
+            .enter(|| (0..20).map(|_| Ok(ask(host.at(80), REQUEST_BOUND)?.replica)).collect::<Result<Vec<String>>>())?;
+        for (turn, replica) in answers.iter().enumerate().skip(5) {
+            ensure!(*replica == answers[turn - 5], "{}: request {turn} is out of turn: {answers:?}", host.name());
+        }
+    }
+    Ok(())
+}

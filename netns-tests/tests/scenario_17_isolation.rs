@@ -1,0 +1,132 @@
+//! Scenario 17: two networks. Nothing passes between them, on one node or across nodes, to an address or to a VIP; and a
+//! container cannot send from an address that is not its own. Whatever must not arrive is followed by something that must,
+//! on the same path, so that silence is never taken for proof.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use netns_tests::{
+    Container, Topology, scenario,
+    testkit::{ask, ask_udp},
+    wait_until,
+};
+
+const BOUND: Duration = Duration::from_secs(2);
+
+/// How long something that must not pass may try.
+const TRY_BOUND: Duration = Duration::from_millis(600);
+
+/// From an attach to a path from everywhere.
+const REACH_BOUND: Duration = Duration::from_secs(5);
+
+#[test]
+fn nothing_passes_between_two_networks() {
+    scenario(2, |topology| {
+        let first = topology.host(0);
+        for (network, subnet, service, port) in
+            [("blue", "10.42.0.0/16", "web", 80), ("red", "10.43.0.0/16", "shop", 81)]
+        {
+            first.weft_ok(&format!("network create {network} --subnet {subnet}"))?;
+            first.weft_ok(&format!("service create {service} --network {network} --publish {port}:8080"))?;
+            topology.wait_known(topology.host(1), "service", service)?;
+        }
+        let blue = [serve(topology, 0, "blue", "web")?, serve(topology, 1, "blue", "web")?];
+        let red = [serve(topology, 0, "red", "shop")?, serve(topology, 1, "red", "shop")?];
+        let vips = [topology.vip("web", 8080)?, topology.vip("shop", 8080)?];
+        for (mine, theirs, my_vip, their_vip) in [(&blue, &red, vips[0], vips[1]), (&red, &blue, vips[1], vips[0])] {
+            for asker in mine {
+                for answerer in mine.iter().filter(|answerer| answerer.name() != asker.name()) {
+                    reaches(asker, answerer.at(8080))?;
+                }
+                reaches(asker, my_vip)?;
+                for answerer in theirs {
+                    reaches_not(asker, answerer.at(8080))?;
+                }
+                reaches_not(asker, their_vip)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_container_cannot_send_from_a_foreign_address() {
+    scenario(2, |topology| {
+        topology.host(0).weft_ok("network create blue --subnet 10.42.0.0/16")?;
+        topology.wait_known(topology.host(1), "network", "blue")?;
+        let sender = topology.host(0).attach("blue", "sender", "")?;
+        let neighbour = topology.host(0).attach("blue", "neighbour", "")?;
+        let receivers =
+            [topology.host(0).attach("blue", "receiver-1", "")?, topology.host(1).attach("blue", "receiver-2", "")?];
+        let spoofed: Vec<IpAddr> =
+            vec![neighbour.address(), receivers[1].address(), "10.99.0.1".parse()?, topology.host(1).address()];
+        for receiver in &receivers {
+            let ear = receiver.netns().enter(|| {
+                let ear = UdpSocket::bind(receiver.at(9))?;
+                ear.set_read_timeout(Some(BOUND))?;
+                Ok(ear)
+            })?;
+            for source in spoofed.iter().filter(|source| **source != receiver.address()) {
+                sender.netns().ip(&format!("addr add {source}/32 dev lo"))?;
+                let sent = sender.netns().enter(|| {
+                    // The honest datagram comes second on the same path: once it is here, the other is not coming.
+                    send(*source, receiver.at(9), b"spoofed")?;
+                    send(sender.address(), receiver.at(9), b"honest")
+                });
+                sender.netns().ip(&format!("addr del {source}/32 dev lo"))?;
+                sent?;
+                let (text, from) =
+                    hear(&ear).with_context(|| format!("the honest datagram after one from {source}"))?;
+                ensure!(text == "honest", "{text:?} arrived at {} as from {from}", receiver.name());
+                ensure!(from.ip() == sender.address(), "the honest datagram came from {from}");
+            }
+        }
+        Ok(())
+    });
+}
+
+fn serve(topology: &Topology, host: usize, network: &str, service: &str) -> Result<Container> {
+    let name = format!("{service}-{}", host + 1);
+    topology.host(host).serve(network, &name, &format!("--service {service}"), 8080)
+}
+
+fn reaches(asker: &Container, server: SocketAddr) -> Result<()> {
+    wait_until(format!("{} reaches {server}", asker.name()), REACH_BOUND, || {
+        asker.netns().enter(|| {
+            let answers = [ask(server, BOUND)?, ask_udp(server, BOUND)?];
+            ensure!(answers.iter().all(|answer| answer.client.ip() == asker.address()), "{answers:?}");
+            Ok(())
+        })
+    })
+}
+
+fn reaches_not(asker: &Container, server: SocketAddr) -> Result<()> {
+    asker.netns().enter(|| {
+        for answer in [ask(server, TRY_BOUND), ask_udp(server, TRY_BOUND)] {
+            ensure!(answer.is_err(), "{} of another network reached {server}: {answer:?}", asker.name());
+        }
+        Ok(())
+    })
+}
+
+fn send(from: IpAddr, to: SocketAddr, text: &[u8]) -> Result<()> {
+    let socket = UdpSocket::bind((from, 0)).with_context(|| format!("{from} cannot be bound"))?;
+    // A refusal by the sender's own kernel is one way of not passing; the honest one must not be refused.
+    match socket.send_to(text, to) {
+        Ok(_) => Ok(()),
+        Err(error) if text == b"spoofed" => {
+            eprintln!("sending from {from} was refused at once: {error}");
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(|| format!("sending from {from} to {to}")),
+    }
+}
+
+fn hear(ear: &UdpSocket) -> Result<(String, SocketAddr)> {
+    let mut buffer = [0; 64];
+    let (length, from) = ear.recv_from(&mut buffer)?;
+    Ok((String::from_utf8_lossy(&buffer[..length]).into_owned(), from))
+}

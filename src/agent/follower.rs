@@ -1,0 +1,101 @@
+//! Follows the store: a snapshot, then changes, as one value that is always whole.
+//!
+//! One task for the life of a membership; it ends when the membership is dropped. While the store is away the last
+//! cluster stays as it was: nothing is forgotten because somebody could not be asked.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use tokio::{sync::watch, time::sleep};
+use tracing::{info, warn};
+
+use super::metrics::Metrics;
+use crate::{
+    model::Cluster,
+    store::{Store, StoreError, record},
+};
+
+/// The first and the longest wait before asking a store again that could not be reached.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How the store is, as seen from here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum StoreHealth {
+    /// Not asked yet.
+    Connecting,
+    /// Its changes arrive.
+    Connected,
+    /// It cannot be reached, and why.
+    Away(String),
+}
+
+/// What a follower tells others.
+#[derive(Debug)]
+pub(super) struct Followed {
+    /// The newest cluster; nothing until the first snapshot.
+    pub(super) cluster: watch::Sender<Option<Arc<Cluster>>>,
+    /// How the store is.
+    pub(super) health: watch::Sender<StoreHealth>,
+}
+
+/// Follows for ever.
+pub(super) async fn follow(store: Arc<dyn Store>, followed: Arc<Followed>, metrics: Arc<Metrics>) {
+    let mut retry = RETRY_MIN;
+    loop {
+        let end = follow_once(&*store, &followed, &metrics, &mut retry).await;
+        match end {
+            // Not an outage: the watch was too far behind, and a snapshot puts it right.
+            StoreError::Compacted(_) => continue,
+            error => {
+                if followed.health.send_replace(StoreHealth::Away(error.to_string())) == StoreHealth::Connected {
+                    warn!("the store is away, what is programmed stays: {error}");
+                }
+                metrics.store_up.set(0);
+                sleep(retry).await;
+                retry = (retry * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+/// One snapshot and the changes after it, until something fails.
+async fn follow_once(store: &dyn Store, followed: &Followed, metrics: &Metrics, retry: &mut Duration) -> StoreError {
+    let snapshot = match store.snapshot(record::PREFIX).await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return error,
+    };
+    let mut watch = match store.watch(record::PREFIX, snapshot.revision).await {
+        Ok(watch) => watch,
+        Err(error) => return error,
+    };
+    let mut state = record::State::from_snapshot(&snapshot);
+    publish(&state, followed, metrics);
+    if followed.health.send_replace(StoreHealth::Connected) != StoreHealth::Connected {
+        info!(revision = snapshot.revision.0, "the store is connected");
+    }
+    metrics.store_up.set(1);
+    *retry = RETRY_MIN;
+    while let Some(changes) = watch.next().await {
+        match changes {
+            Ok(changes) => {
+                state.apply(&changes);
+                publish(&state, followed, metrics);
+            }
+            Err(error) => return error,
+        }
+    }
+    StoreError::Unavailable { store: "the cluster's store".to_owned(), reason: "the watch ended".to_owned() }
+}
+
+fn publish(state: &record::State, followed: &Followed, metrics: &Metrics) {
+    match state.cluster() {
+        Ok(cluster) => {
+            metrics.store_revision.set(i64::try_from(cluster.revision).unwrap_or(i64::MAX));
+            metrics.unreadable.set(i64::try_from(cluster.unreadable.len()).unwrap_or(i64::MAX));
+            followed.cluster.send_replace(Some(Arc::new(cluster)));
+        }
+        // Without its own record there is no cluster to speak of; the last one stays.
+        Err(error) => warn!("the store's content cannot be used, the last known state stays: {error}"),
+    }
+}

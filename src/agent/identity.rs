@@ -1,0 +1,214 @@
+//! Who this node is, on disk: which cluster, which number, which store. Written once at `init` or `join`, gone at `leave`.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::{ClusterId, Name, NodeId},
+    peer::Token,
+};
+
+const FILE: &str = "identity.json";
+const FORMAT: u32 = 1;
+
+/// A node's membership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// The cluster.
+    pub(super) cluster: ClusterId,
+    /// This node's number in it.
+    pub(super) node: NodeId,
+    /// This node's name in it.
+    pub(super) name: Name,
+    /// The address that it advertises.
+    pub(super) underlay: IpAddr,
+    /// Where the store is.
+    pub(super) store: StoreUrl,
+    /// The cluster's key, which tokens name by its digest.
+    pub(super) cluster_key: Vec<u8>,
+    /// What lets others join.
+    pub(super) token: Token,
+}
+
+/// A store, by URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum StoreUrl {
+    /// In this agent.
+    Embedded,
+    /// Spoken to in the etcd v3 protocol: `etcd://HOST:PORT[,HOST:PORT]...`.
+    Etcd(Vec<String>),
+}
+
+impl std::fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Embedded => f.write_str("embedded"),
+            Self::Etcd(endpoints) => write!(f, "etcd://{}", endpoints.join(",")),
+        }
+    }
+}
+
+impl std::str::FromStr for StoreUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "embedded" {
+            return Ok(Self::Embedded);
+        }
+        let Some(rest) = text.strip_prefix("etcd://") else {
+            return Err(format!("{text:?} is not a store; `embedded` and etcd://HOST:PORT[,HOST:PORT]... are"));
+        };
+        let endpoints: Vec<String> = rest.split(',').map(str::to_owned).collect();
+        for endpoint in &endpoints {
+            let port =
+                endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(1..))) || endpoint.contains(['/', '?', '@']) {
+                return Err(format!("{endpoint:?} in the store's URL is not HOST:PORT"));
+            }
+        }
+        Ok(Self::Etcd(endpoints))
+    }
+}
+
+/// As on disk.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    v: u32,
+    cluster: String,
+    node: u16,
+    name: String,
+    underlay: IpAddr,
+    store: String,
+    cluster_key: String,
+    token: String,
+}
+
+impl Identity {
+    /// Reads the identity; nothing if this node belongs to no cluster.
+    pub(super) fn load(data_dir: &Path) -> anyhow::Result<Option<Self>> {
+        let path = path(data_dir);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let identity = Self::decode(&text).with_context(|| {
+            format!("{} is damaged: put it back from a backup, or remove it and join again", path.display())
+        })?;
+        Ok(Some(identity))
+    }
+
+    /// Writes the identity so that after a power loss it is there whole or not at all.
+    pub(super) fn save(&self, data_dir: &Path) -> anyhow::Result<()> {
+        let path = path(data_dir);
+        let staged = path.with_extension("json.new");
+        let write = || -> io::Result<()> {
+            fs::create_dir_all(data_dir)?;
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
+            file.write_all(self.encode()?.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&staged, &path)?;
+            File::open(data_dir)?.sync_all()
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Forgets the membership.
+    pub(super) fn remove(data_dir: &Path) -> anyhow::Result<()> {
+        let path = path(data_dir);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn encode(&self) -> io::Result<String> {
+        let record = Record {
+            v: FORMAT,
+            cluster: self.cluster.to_string(),
+            node: self.node.get(),
+            name: self.name.to_string(),
+            underlay: self.underlay,
+            store: self.store.to_string(),
+            cluster_key: HEXLOWER.encode(&self.cluster_key),
+            token: self.token.to_string(),
+        };
+        Ok(serde_json::to_string_pretty(&record)? + "\n")
+    }
+
+    fn decode(text: &str) -> anyhow::Result<Self> {
+        let record: Record = serde_json::from_str(text)?;
+        if record.v != FORMAT {
+            bail!("it is of format {}, and this weft reads {FORMAT}", record.v);
+        }
+        Ok(Self {
+            cluster: record.cluster.parse().map_err(anyhow::Error::msg)?,
+            node: NodeId::new(record.node).context("its node number is out of range")?,
+            name: record.name.parse()?,
+            underlay: record.underlay,
+            store: record.store.parse().map_err(anyhow::Error::msg)?,
+            cluster_key: HEXLOWER.decode(record.cluster_key.as_bytes())?,
+            token: record.token.parse()?,
+        })
+    }
+}
+
+fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join(FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_survives_on_disk_and_a_damaged_one_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Identity::load(dir.path()).unwrap(), None);
+        let identity = Identity {
+            cluster: ClusterId(7),
+            node: NodeId::new(3).unwrap(),
+            name: "node3".parse().unwrap(),
+            underlay: "192.0.2.3".parse().unwrap(),
+            store: StoreUrl::Etcd(vec!["192.0.2.1:7780".into()]),
+            cluster_key: vec![1, 2, 3],
+            token: Token::new(&[1, 2, 3], [9; 20]),
+        };
+        identity.save(dir.path()).unwrap();
+        assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity));
+        fs::write(path(dir.path()), "{").unwrap();
+        assert!(format!("{:#}", Identity::load(dir.path()).unwrap_err()).contains("damaged"));
+        Identity::remove(dir.path()).unwrap();
+        Identity::remove(dir.path()).unwrap();
+        assert_eq!(Identity::load(dir.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn store_urls() {
+        for (text, accepted) in [
+            ("embedded", true),
+            ("etcd://192.0.2.1:2379", true),
+            ("etcd://a:2379,b:2379", true),
+            ("etcd://[2001:db8::1]:2379", true),
+            ("etcd://a", false),
+            ("etcd://:2379", false),
+            ("etcd://a:0", false),
+            ("etcd://a:2379/prefix", false),
+            ("redis://a:1", false),
+            ("", false),
+        ] {
+            assert_eq!(text.parse::<StoreUrl>().is_ok(), accepted, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A membership: everything that runs because this node belongs to a cluster, from `init`, `join` or start until `leave`,
+//! `down` or stop.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{Duration, timeout},
+};
+use tracing::{info, warn};
+
+use super::{
+    addressing::Addressing,
+    follower::{self, Followed, StoreHealth},
+    host::Host,
+    identity::{Identity, StoreUrl},
+    metrics::Metrics,
+    operations::release,
+    presence,
+    reconciler::{Reconciler, Work},
+};
+use crate::{
+    kernel::Kernel,
+    model::{Cluster, Node, NodeId},
+    peer::{self, Gatekeeper},
+    store::{LeaseId, Revision, Store, embedded::Embedded, etcd::{EtcdClient, EtcdServer}},
+};
+
+/// The port for the store and for joining nodes, on the advertised address.
+pub(super) const PEER_PORT: u16 = 7780;
+/// How long a reader waits for its own write to come round; the store answers within milliseconds or is away.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// A running membership. Dropping it stops every task and touches nothing in the kernel.
+pub(super) struct Member {
+    pub(super) identity: Identity,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) reconciler: Arc<Reconciler>,
+    pub(super) addressing: tokio::sync::Mutex<Addressing>,
+    pub(super) clusters: watch::Receiver<Option<Arc<Cluster>>>,
+    pub(super) health: watch::Receiver<StoreHealth>,
+    pub(super) host: Host,
+    embedded: Option<Arc<Embedded>>,
+    lease: Arc<Mutex<Option<LeaseId>>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// The store of an identity, opened. An embedded one comes with its face for the other nodes.
+pub(super) struct OpenStore {
+    pub(super) store: Arc<dyn Store>,
+    embedded: Option<Arc<Embedded>>,
+}
+
+impl OpenStore {
+    /// Opens the store that a URL names.
+    pub(super) async fn open(url: &StoreUrl, data_dir: &Path) -> anyhow::Result<Self> {
+        match url {
+            StoreUrl::Embedded => {
+                let dir = data_dir.join("store");
+                std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+                let embedded = Arc::new(Embedded::open(&dir).await?);
+                Ok(Self { store: Arc::<Embedded>::clone(&embedded), embedded: Some(embedded) })
+            }
+            StoreUrl::Etcd(endpoints) => {
+                let client = EtcdClient::new(endpoints)?;
+                Ok(Self { store: Arc::new(client), embedded: None })
+            }
+        }
+    }
+}
+
+impl Member {
+    /// Starts everything. Fails if the advertised address or its port cannot be had.
+    pub(super) async fn start(
+        identity: Identity,
+        opened: OpenStore,
+        host: Host,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let OpenStore { store, embedded } = opened;
+        let address = SocketAddr::new(identity.underlay, PEER_PORT);
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address} for other nodes: is another agent running, or the address gone from this host?")
+        })?;
+        let gatekeeper = Gatekeeper::new(peer::Admission {
+            cluster_key: identity.cluster_key.clone(),
+            token: identity.token.clone(),
+            store_url: reachable_url(&identity),
+        });
+
+        let followed = Arc::new(Followed {
+            cluster: watch::Sender::new(None),
+            health: watch::Sender::new(StoreHealth::Connecting),
+        });
+        let kernel: Arc<dyn Kernel> = host.kernel.clone();
+        let reconciler = Arc::new(Reconciler::new());
+        let lease = Arc::new(Mutex::new(None));
+        let member = Arc::new(Self {
+            store: Arc::clone(&store),
+            reconciler: Arc::clone(&reconciler),
+            addressing: tokio::sync::Mutex::default(),
+            clusters: followed.cluster.subscribe(),
+            health: followed.health.subscribe(),
+            embedded,
+            lease: Arc::clone(&lease),
+            tasks: Mutex::default(),
+            host: host.clone(),
+            identity: identity.clone(),
+        });
+        let work = Work {
+            kernel: Arc::clone(&kernel),
+            host: host.clone(),
+            me: identity.node,
+            clusters: followed.cluster.subscribe(),
+            metrics: Arc::clone(metrics),
+        };
+        {
+            let mut tasks = member.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            tasks.spawn(serve_others(gatekeeper, member.embedded.clone(), listener));
+            tasks.spawn(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics)));
+            tasks.spawn(presence::keep(store, identity, lease));
+            let running = Arc::clone(&reconciler);
+            tasks.spawn(async move { running.run(work).await });
+            let woken = Arc::clone(&reconciler);
+            let heard = Arc::clone(&host.kernel);
+            tasks.spawn(async move {
+                loop {
+                    if let Err(error) = heard.changed().await {
+                        warn!("{error}; looking every few seconds instead");
+                        return;
+                    }
+                    woken.mark_dirty();
+                }
+            });
+            tasks.spawn(release::release_bereft(Arc::downgrade(&member), reconciler.passes()));
+        }
+        info!(node = %member.identity.name, cluster = %member.identity.cluster, store = %member.identity.store, "member of a cluster");
+        Ok(member)
+    }
+
+    /// This node.
+    pub(super) fn me(&self) -> NodeId {
+        self.identity.node
+    }
+
+    /// Whether a node holds the cluster's embedded store.
+    pub(super) fn holds_store(&self, node: &Node) -> bool {
+        match &self.identity.store {
+            StoreUrl::Embedded => node.id == self.me(),
+            StoreUrl::Etcd(endpoints) => {
+                let face = SocketAddr::new(node.underlay, PEER_PORT).to_string();
+                endpoints.contains(&face)
+            }
+        }
+    }
+
+    /// The newest cluster, if any was seen.
+    pub(super) fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.clusters.borrow().clone()
+    }
+
+    /// The newest cluster, once it contains the change committed at `revision`.
+    pub(super) async fn cluster_at(&self, revision: Revision) -> Option<Arc<Cluster>> {
+        let mut clusters = self.clusters.clone();
+        let reached =
+            clusters.wait_for(|cluster| cluster.as_ref().is_some_and(|cluster| cluster.revision >= revision.0));
+        timeout(CATCH_UP, reached).await.ok()?.ok()?.clone()
+    }
+
+    /// Ends every task, then this node's lease, so that the others need not wait for it to run out, and closes the store.
+    pub(super) async fn stop(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.abort_all();
+        while tasks.join_next().await.is_some() {}
+        let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(lease) = lease
+            && let Err(error) = self.store.revoke_lease(lease).await
+        {
+            warn!("this node's sign of life could not be taken back, it runs out in {} s: {error}", presence::LEASE_S);
+        }
+        if let Some(embedded) = &self.embedded {
+            embedded.close().await;
+        }
+    }
+}
+
+/// Answers other nodes for ever: who wants to join, and on the node that holds the store everybody else too.
+async fn serve_others(gatekeeper: Gatekeeper, embedded: Option<Arc<Embedded>>, listener: TcpListener) {
+    let ended = match embedded {
+        Some(embedded) => {
+            let server = EtcdServer::new(embedded).add_service(gatekeeper);
+            server.serve(listener, std::future::pending()).await.map_err(anyhow::Error::from)
+        }
+        None => peer::serve(gatekeeper, listener).await.map_err(anyhow::Error::from),
+    };
+    if let Err(error) = ended {
+        warn!("the port for other nodes closed: {error:#}");
+    }
+}
+
+/// The store's URL as other nodes reach it.
+fn reachable_url(identity: &Identity) -> String {
+    match &identity.store {
+        StoreUrl::Embedded => {
+            StoreUrl::Etcd(vec![SocketAddr::new(identity.underlay, PEER_PORT).to_string()]).to_string()
+        }
+        url @ StoreUrl::Etcd(_) => url.to_string(),
+    }
+}

@@ -1,0 +1,151 @@
+//! What the agent counts, by the prometheus crate, and the small server that shows it at `/metrics`.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use anyhow::Context;
+use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// The agent's counters and gauges.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    /// Passes over the kernel.
+    pub(super) passes: IntCounter,
+    /// How long a pass took, in seconds.
+    pub(super) pass_seconds: Histogram,
+    /// Steps carried out, by kind of row.
+    pub(super) steps: IntCounterVec,
+    /// Steps that failed, by kind of row.
+    pub(super) step_errors: IntCounterVec,
+    /// Rows found changed by others and mended, by kind of row.
+    pub(super) drift: IntCounterVec,
+    /// 1 while the store can be reached.
+    pub(super) store_up: IntGauge,
+    /// The last revision seen of the store.
+    pub(super) store_revision: IntGauge,
+    /// Records that cannot be read.
+    pub(super) unreadable: IntGauge,
+    /// Endpoints on this node.
+    pub(super) endpoints: IntGauge,
+    /// Nodes of the cluster, by status.
+    pub(super) nodes: IntGaugeVec,
+    /// New connections that entered the mesh at this node, by service and way in.
+    pub(super) connections: IntCounterVec,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok::<_, prometheus::Error>(counters)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        // From a tenth of a millisecond (nothing to do) to some seconds (ten thousand services at once).
+        let buckets = prometheus::exponential_buckets(0.0001, 2.5, 12)?;
+        let pass_seconds = Histogram::with_opts(
+            HistogramOpts::new("weft_reconcile_seconds", "Time a pass over the kernel took.").buckets(buckets),
+        )?;
+        registry.register(Box::new(pass_seconds.clone()))?;
+        let nodes = IntGaugeVec::new(Opts::new("weft_nodes", "Nodes of the cluster by status."), &["status"])?;
+        registry.register(Box::new(nodes.clone()))?;
+        Ok(Self {
+            passes: counter("weft_reconcile_passes_total", "Passes over the kernel: observe, compare, change.")?,
+            pass_seconds,
+            steps: counters("weft_reconcile_steps_total", "Steps carried out in the kernel.", &["row"])?,
+            step_errors: counters("weft_reconcile_errors_total", "Steps that failed; they are tried again.", &["row"])?,
+            drift: counters("weft_drift_total", "Rows found changed by others and mended.", &["row"])?,
+            store_up: gauge("weft_store_up", "1 while the store can be reached.")?,
+            store_revision: gauge("weft_store_revision", "The last revision seen of the store.")?,
+            unreadable: gauge("weft_unreadable_records", "Records in the store that this agent cannot read.")?,
+            endpoints: gauge("weft_endpoints", "Endpoints on this node.")?,
+            nodes,
+            connections: counters(
+                "weft_connections_total",
+                "New connections that entered the mesh at this node.",
+                &["service", "via"],
+            )?,
+            registry,
+        })
+    }
+
+    /// All rows found changed by others so far.
+    pub(super) fn drift_total(&self) -> u64 {
+        let families = prometheus::core::Collector::collect(&self.drift);
+        let values = families.iter().flat_map(|family| family.get_metric()).map(|metric| metric.get_counter().get_value());
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a sum of whole, growing counters")]
+        let total = values.sum::<f64>() as u64;
+        total
+    }
+
+    /// All in Prometheus' text format.
+    fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+/// Counters in the kernel begin again at zero when their rule is replaced; ours must not. This turns readings of the one
+/// into growth of the other.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    last: BTreeMap<(String, String), u64>,
+}
+
+impl Growth {
+    /// How much a counter has grown since its last reading; a reading lower than the last means a fresh start from zero.
+    pub(super) fn since_last(&mut self, key: (String, String), reading: u64) -> u64 {
+        let last = self.last.insert(key, reading).unwrap_or(0);
+        if reading >= last { reading - last } else { reading }
+    }
+}
+
+/// What is asked just before the counters are shown.
+pub(super) type BeforeScrape = Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
+
+/// Serves `/metrics` until the task is dropped.
+pub(super) async fn serve(address: SocketAddr, metrics: Arc<Metrics>, before: BeforeScrape) -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
+        format!("cannot serve metrics on {address}; choose another address with --metrics ADDR:PORT, or `off`")
+    })?;
+    let app = Router::new().route("/metrics", get(show)).with_state((metrics, before));
+    axum::serve(listener, app).await.context("the metrics server ended")
+}
+
+async fn show(State((metrics, before)): State<(Arc<Metrics>, BeforeScrape)>) -> impl IntoResponse {
+    before().await;
+    match metrics.render() {
+        Ok(text) => Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)),
+        Err(error) => Err((axum::http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_outlives_a_replaced_rule() {
+        let mut growth = Growth::default();
+        let mut total = 0;
+        for reading in [5, 9, 9, 2, 3, 0, 4] {
+            total += growth.since_last(("web".into(), "80/tcp".into()), reading);
+        }
+        assert_eq!(total, 9 + 3 + 4);
+    }
+}

@@ -1,0 +1,91 @@
+//! From the words that people type to the things they mean.
+
+use std::sync::Arc;
+
+use super::Member;
+use crate::{
+    agent::{follower::StoreHealth, views},
+    api::Refusal,
+    model::{Cluster, Endpoint, Name, Network, Node, NodeId, Service},
+};
+
+/// The newest cluster.
+pub(super) fn cluster(member: &Member) -> Result<Arc<Cluster>, Refusal> {
+    member.cluster().ok_or_else(|| {
+        let why = match &*member.health.borrow() {
+            StoreHealth::Away(reason) => reason.clone(),
+            StoreHealth::Connecting | StoreHealth::Connected => "the store has not answered yet".to_owned(),
+        };
+        Refusal::unavailable(format!("nothing is known of the cluster yet: {why}"))
+    })
+}
+
+/// A name as typed, checked.
+pub(super) fn name(text: &str) -> Result<Name, Refusal> {
+    text.parse().map_err(Refusal::invalid)
+}
+
+/// A node by name or number.
+pub(super) fn node<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Node, Refusal> {
+    let by_name = cluster.nodes.values().find(|node| node.name.as_str() == text);
+    let by_number = || text.parse::<NodeId>().ok().and_then(|id| cluster.nodes.get(&id));
+    by_name
+        .or_else(by_number)
+        .ok_or_else(|| Refusal::not_found(format!("there is no node {text:?}")).with_hint("see `weft node ls`"))
+}
+
+/// A network by name.
+pub(super) fn network<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Network, Refusal> {
+    cluster.networks.values().find(|network| network.name.as_str() == text).ok_or_else(|| {
+        Refusal::not_found(format!("there is no network {text:?}"))
+            .with_hint("see `weft network ls`; `weft network create` makes one")
+    })
+}
+
+/// A service by name.
+pub(super) fn service<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Service, Refusal> {
+    cluster.services.values().find(|service| service.name.as_str() == text).ok_or_else(|| {
+        Refusal::not_found(format!("there is no service {text:?}"))
+            .with_hint("see `weft service ls`; `weft service create` makes one")
+    })
+}
+
+/// An endpoint by id, by `NETWORK/NAME`, or by name where one alone has it.
+pub(super) fn endpoint<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Endpoint, Refusal> {
+    if let Some(endpoint) = text.parse().ok().and_then(|id| cluster.endpoints.get(&id)) {
+        return Ok(endpoint);
+    }
+    let (network, name) = match text.split_once('/') {
+        Some((network, name)) => (Some(self::network(cluster, network)?.id), name),
+        None => (None, text),
+    };
+    let mut named = cluster
+        .endpoints
+        .values()
+        .filter(|endpoint| endpoint.name.as_str() == name && network.is_none_or(|network| endpoint.network == network));
+    match (named.next(), named.next()) {
+        (Some(endpoint), None) => Ok(endpoint),
+        (Some(one), Some(other)) => Err(Refusal::conflict(format!("more than one endpoint is called {text:?}"))
+            .with_hint(format!(
+                "say which: {}/{name} ({}) or {}/{name} ({})",
+                views::network_name(cluster, one.network),
+                one.id,
+                views::network_name(cluster, other.network),
+                other.id
+            ))),
+        (None, _) => {
+            Err(Refusal::not_found(format!("there is no endpoint {text:?}")).with_hint("see `weft endpoint ls`"))
+        }
+    }
+}
+
+/// Some names as one list for a message: at most five, and how many more.
+pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a Name>) -> String {
+    const SHOWN: usize = 5;
+    let names: Vec<&str> = names.into_iter().map(Name::as_str).collect();
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0..=SHOWN => shown,
+        all => format!("{shown} and {} more", all - SHOWN),
+    }
+}

@@ -1,0 +1,346 @@
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use ipnet::IpNet;
+use tracing::{info, warn};
+
+use super::{Agent, Member, lookup, nodes};
+use crate::{
+    agent::{
+        configuration::{Decision, configure, put, read},
+        identity::{Identity, StoreUrl},
+        member::{OpenStore, PEER_PORT},
+        views,
+    },
+    api::{
+        Refusal,
+        wire::{DownReply, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest, TokenView},
+    },
+    ipam,
+    kernel::Kernel as _,
+    mesh,
+    model::{Availability, Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, HostState, Name, Node, NodeId},
+    peer::{self, JoinError, Token},
+    plan::plan,
+    store::{Compare, Outcome, Store, Transaction, record},
+};
+
+/// The tunnels' UDP port unless somebody names another: not 4789 or 8472, which hypervisors intercept.
+const DEFAULT_VXLAN_PORT: u16 = 7789;
+/// The tunnels' VNI. It has to be the same on all nodes and nothing else; this one is easy to tell in a capture.
+const VNI: u32 = 7789;
+/// Passes of `down`: the second finds nothing left unless somebody interferes.
+const DOWN_ROUNDS_MAX: usize = 3;
+
+pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<InitReply, Refusal> {
+    let _changing = agent.changing.lock().await;
+    let url: StoreUrl = request.store.as_deref().unwrap_or("embedded").parse().map_err(Refusal::invalid)?;
+    let pools = pools(&request)?;
+    let vxlan_port = request.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT);
+    if vxlan_port == 0 {
+        return Err(Refusal::invalid("the tunnels' port does not lie in 1 to 65535"));
+    }
+    if let Some(member) = agent.membership().await {
+        return already_first(&member, &request, &url, &pools, vxlan_port);
+    }
+    refuse_overlap(agent, &pools).await?;
+    let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
+    let opened = OpenStore::open(&url, &agent.config.data_dir).await.map_err(internal)?;
+    let settings = ClusterSettings { id: ClusterId(random()?), vxlan_port, vni: VNI, pools };
+    let me = Node {
+        id: NodeId::new(1).ok_or_else(|| Refusal::internal("1 is a node number"))?,
+        name: agent.config.node.clone(),
+        underlay,
+        labels: BTreeMap::new(),
+        availability: Availability::Active,
+    };
+    let cluster_key: [u8; 32] = random_bytes()?;
+    let identity = Identity {
+        cluster: settings.id,
+        node: me.id,
+        name: me.name.clone(),
+        underlay,
+        store: url,
+        token: Token::new(&cluster_key, random_bytes()?),
+        cluster_key: cluster_key.to_vec(),
+    };
+    begin(&*opened.store, &settings, &me).await?;
+    let member = enter(agent, identity, opened).await?;
+    let cluster = settled(&member).await?;
+    Ok(InitReply {
+        created: true,
+        cluster: cluster.settings.id.to_string(),
+        node: views::node(&cluster, &me, &member),
+        join: token(&member),
+    })
+}
+
+fn pools(request: &InitRequest) -> Result<Vec<IpNet>, Refusal> {
+    let texts = if request.pools.is_empty() { vec![DEFAULT_POOL.to_owned()] } else { request.pools.clone() };
+    let mut pools: Vec<IpNet> = Vec::new();
+    for text in texts {
+        let pool: IpNet = text
+            .parse()
+            .map_err(|_| Refusal::invalid(format!("the pool {text:?} is not a prefix such as {DEFAULT_POOL}")))?;
+        ipam::subnet(pool).map_err(Refusal::invalid)?;
+        if let Some(other) = pools.iter().find(|other| other.contains(&pool) || pool.contains(*other)) {
+            return Err(Refusal::invalid(format!("the pools {other} and {pool} overlap")));
+        }
+        pools.push(pool);
+    }
+    Ok(pools)
+}
+
+async fn refuse_overlap(agent: &Agent, pools: &[IpNet]) -> Result<(), Refusal> {
+    let routed = agent.host.local_prefixes().await.map_err(Refusal::internal)?;
+    for pool in pools {
+        if let Some(route) = routed.iter().find(|route| route.prefix.contains(pool) || pool.contains(&route.prefix)) {
+            return Err(Refusal::conflict(format!("the pool {pool} overlaps {route}, to which this host has a route"))
+                .with_hint("choose a prefix that none of your hosts routes: weft init --pool CIDR"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the cluster's first records, unless the store holds a cluster.
+async fn begin(store: &dyn Store, settings: &ClusterSettings, me: &Node) -> Result<(), Refusal> {
+    let key = record::CLUSTER_KEY.to_owned();
+    let transaction = Transaction {
+        compares: vec![Compare::Absent(key.clone()), Compare::Absent(record::key_of_node(me.id))],
+        writes: vec![
+            put(key, record::encode_cluster(settings)),
+            put(record::key_of_node(me.id), record::encode_node(me)),
+        ],
+    };
+    match store.commit(transaction).await.map_err(crate::agent::configuration::store_refusal)? {
+        Outcome::Committed(_) => Ok(()),
+        Outcome::Conflict => Err(Refusal::conflict("the store holds a cluster already")
+            .with_hint("join it from here with `weft join`, or give the new cluster another store or data directory")),
+    }
+}
+
+fn already_first(
+    member: &Member,
+    request: &InitRequest,
+    url: &StoreUrl,
+    pools: &[IpNet],
+    vxlan_port: u16,
+) -> Result<InitReply, Refusal> {
+    let cluster = lookup::cluster(member)?;
+    let differs = |what: &str| {
+        Err(Refusal::conflict(format!("this node belongs to the cluster {} already, with {what}", cluster.settings.id))
+            .with_hint("`weft leave` takes it out"))
+    };
+    if member.identity.store != *url && request.store.is_some() {
+        return differs("another store");
+    }
+    if cluster.settings.pools != pools && !request.pools.is_empty() {
+        return differs("other pools");
+    }
+    if cluster.settings.vxlan_port != vxlan_port && request.vxlan_port.is_some() {
+        return differs("another VXLAN port");
+    }
+    let me = lookup::node(&cluster, member.identity.name.as_str())?;
+    Ok(InitReply {
+        created: false,
+        cluster: cluster.settings.id.to_string(),
+        node: views::node(&cluster, me, member),
+        join: token(member),
+    })
+}
+
+pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<JoinReply, Refusal> {
+    let _changing = agent.changing.lock().await;
+    let token: Token = request.token.parse().map_err(Refusal::invalid)?;
+    if let Some(member) = agent.membership().await {
+        if !token.names(&member.identity.cluster_key) {
+            return Err(Refusal::conflict(format!(
+                "this node belongs to another cluster, {}",
+                member.identity.cluster
+            ))
+            .with_hint("`weft leave` takes it out"));
+        }
+        let cluster = lookup::cluster(&member)?;
+        let me = lookup::node(&cluster, member.identity.name.as_str())?;
+        let node = views::node(&cluster, me, &member);
+        return Ok(JoinReply { created: false, cluster: cluster.settings.id.to_string(), node });
+    }
+    let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
+    let admitted = peer::join(&request.address, &token).await.map_err(join_refusal)?;
+    let store: StoreUrl = admitted.store_url.parse().map_err(Refusal::internal)?;
+    let opened = OpenStore::open(&store, &agent.config.data_dir).await.map_err(internal)?;
+    let name = agent.config.node.clone();
+    let ((cluster, node), _) = configure(&*opened.store, |fresh| {
+        let node = newcomer(&fresh.cluster, &name, underlay)?;
+        let write = put(record::key_of_node(node.id), record::encode_node(&node));
+        Ok(Decision::Write(vec![write], (fresh.cluster.settings.id, node)))
+    })
+    .await?;
+    let identity = Identity {
+        cluster,
+        node: node.id,
+        name: node.name.clone(),
+        underlay,
+        store,
+        cluster_key: admitted.cluster_key,
+        token,
+    };
+    let member = enter(agent, identity, opened).await?;
+    let cluster = settled(&member).await?;
+    let node = views::node(&cluster, cluster.nodes.get(&node.id).unwrap_or(&node), &member);
+    Ok(JoinReply { created: true, cluster: cluster.settings.id.to_string(), node })
+}
+
+/// A new node's record: a free number, and neither a name nor an address that another node has.
+fn newcomer(cluster: &Cluster, name: &Name, underlay: std::net::IpAddr) -> Result<Node, Refusal> {
+    if let Some(other) = cluster.node_named(name) {
+        let hint = if mesh::is_alive(cluster, other.id) {
+            format!("that node is alive at {}; start this agent with another --node NAME", other.underlay)
+        } else {
+            format!("that node is silent; if it is this host, run `weft node rm {name}` on a member first")
+        };
+        return Err(Refusal::conflict(format!("the cluster has a node {name} already")).with_hint(hint));
+    }
+    if let Some(other) = cluster.nodes.values().find(|node| node.underlay == underlay) {
+        return Err(Refusal::conflict(format!("the node {} advertises {underlay} already", other.name))
+            .with_hint("start this agent with another --advertise ADDR, or remove that node"));
+    }
+    let id = NodeId::all().find(|id| !cluster.nodes.contains_key(id));
+    let id = id
+        .ok_or_else(|| Refusal::conflict(format!("the cluster has {} nodes, as many as it can number", NodeId::MAX)))?;
+    Ok(Node { id, name: name.clone(), underlay, labels: BTreeMap::new(), availability: Availability::Active })
+}
+
+fn join_refusal(error: JoinError) -> Refusal {
+    match error {
+        JoinError::Unreachable { .. } => Refusal::unavailable(&error)
+            .with_hint(format!("is the agent there running and in a cluster, and port {PEER_PORT}/tcp open?")),
+        JoinError::OtherCluster { .. } | JoinError::WrongSecret { .. } => {
+            Refusal::invalid(&error).with_hint("`weft token` on a member prints the right one")
+        }
+        JoinError::Refused { .. } => Refusal::conflict(&error),
+    }
+}
+
+/// From a written record to a running membership. The identity is saved last but one: a start that fails leaves this node
+/// outside, with its record in the store for the next try to find by name.
+async fn enter(agent: &Arc<Agent>, identity: Identity, opened: OpenStore) -> Result<Arc<Member>, Refusal> {
+    identity.save(&agent.config.data_dir).map_err(internal)?;
+    let started = Member::start(identity, opened, agent.host.clone(), &agent.metrics).await;
+    match started {
+        Ok(member) => {
+            agent.set_membership(Some(Arc::clone(&member))).await;
+            Ok(member)
+        }
+        Err(error) => {
+            Identity::remove(&agent.config.data_dir).map_err(internal)?;
+            Err(internal(error))
+        }
+    }
+}
+
+/// Waits until this node's kernel is programmed for the first time.
+async fn settled(member: &Member) -> Result<Arc<Cluster>, Refusal> {
+    let cluster = member.cluster_at(crate::store::Revision(1)).await.map_or_else(|| lookup::cluster(member), Ok)?;
+    member.reconciler.pass_with(cluster.revision).await;
+    lookup::cluster(member)
+}
+
+pub(super) fn token(member: &Member) -> TokenView {
+    let address = SocketAddr::new(member.identity.underlay, PEER_PORT).to_string();
+    let token = member.identity.token.to_string();
+    let command = format!("weft join {address} --token {token}");
+    TokenView { token, address, command }
+}
+
+pub(super) async fn leave(agent: &Arc<Agent>, request: LeaveRequest) -> Result<(), Refusal> {
+    let _changing = agent.changing.lock().await;
+    let member = agent.member().await?;
+    if request.force {
+        if let Err(refusal) = withdraw(&member).await {
+            warn!("leaving although the store could not be told: {refusal}");
+        }
+    } else {
+        refuse_while_needed(&member)?;
+        withdraw(&member).await?;
+    }
+    agent.set_membership(None).await;
+    member.stop().await;
+    remove_everything(agent).await?;
+    Identity::remove(&agent.config.data_dir).map_err(internal)?;
+    if member.identity.store == StoreUrl::Embedded {
+        // Nobody is left to read it, and a new cluster must not find it.
+        let dir = agent.config.data_dir.join("store");
+        if let Err(error) = std::fs::remove_dir_all(&dir) {
+            warn!("cannot remove the store in {}: {error}", dir.display());
+        }
+    }
+    info!("left the cluster {}", member.identity.cluster);
+    Ok(())
+}
+
+fn refuse_while_needed(member: &Member) -> Result<(), Refusal> {
+    let cluster = lookup::cluster(member)?;
+    let endpoints = lookup::listed(cluster.endpoints_on(member.me()).map(|endpoint| &endpoint.name));
+    if !endpoints.is_empty() {
+        return Err(Refusal::conflict(format!("this node has endpoints: {endpoints}"))
+            .with_hint("detach them first, or say --force"));
+    }
+    let others = lookup::listed(cluster.nodes.values().filter(|node| node.id != member.me()).map(|node| &node.name));
+    if member.identity.store == StoreUrl::Embedded && !others.is_empty() {
+        return Err(Refusal::conflict(format!("this node holds the store that {others} use"))
+            .with_hint("let the other nodes leave first, or say --force"));
+    }
+    Ok(())
+}
+
+async fn withdraw(member: &Member) -> Result<(), Refusal> {
+    let fresh = read(&*member.store).await?;
+    nodes::forget(&*member.store, &fresh, member.me()).await
+}
+
+/// Stops the membership until the agent is started again, and empties the kernel of everything that is ours.
+pub(super) async fn down(agent: &Arc<Agent>) -> Result<DownReply, Refusal> {
+    let _changing = agent.changing.lock().await;
+    if let Some(member) = agent.membership().await {
+        agent.set_membership(None).await;
+        agent.set_trouble("the data plane was removed by `weft down`; start the agent again to bring it back").await;
+        member.stop().await;
+    }
+    remove_everything(agent).await
+}
+
+async fn remove_everything(agent: &Agent) -> Result<DownReply, Refusal> {
+    let mut removed = 0;
+    let mut failures = Vec::new();
+    for _ in 0..DOWN_ROUNDS_MAX {
+        let observed = agent.kernel.observe().await.map_err(Refusal::internal)?;
+        // Kernel settings stay: others may have come to rely on them.
+        let nothing = HostState { sysctls: observed.sysctls.clone(), ..HostState::default() };
+        let steps = plan(&nothing, &observed);
+        if steps.is_empty() {
+            return Ok(DownReply { removed });
+        }
+        failures.clear();
+        for step in &steps {
+            match agent.kernel.apply(step).await {
+                Ok(()) => removed += 1,
+                Err(error) => failures.push(error.to_string()),
+            }
+        }
+    }
+    Err(Refusal::internal(format!("not everything could be removed: {}", failures.join("; "))))
+}
+
+fn internal(error: anyhow::Error) -> Refusal {
+    Refusal::internal(format!("{error:#}"))
+}
+
+fn random_bytes<const N: usize>() -> Result<[u8; N], Refusal> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| Refusal::internal(format!("no random numbers: {error}")))?;
+    Ok(bytes)
+}
+
+fn random() -> Result<u128, Refusal> {
+    Ok(u128::from_be_bytes(random_bytes()?))
+}

@@ -1,0 +1,160 @@
+//! What can be asked of the agent, one room per noun. This file is the door: it finds the membership, hands the request on,
+//! and sees that what must not stop midway runs in a task of its own.
+
+mod endpoints;
+mod lookup;
+mod membership;
+mod networks;
+mod nodes;
+pub(super) mod release;
+mod services;
+mod status;
+
+pub(super) use status::gather;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Agent, member::Member};
+use crate::api::{
+    Operations, Refusal,
+    wire::{
+        AttachReply, AttachRequest, Availability, BlockView, DownReply, EndpointView, InitReply, InitRequest,
+        JoinReply, JoinRequest, LeaveRequest, NetworkCreateReply, NetworkCreateRequest, NetworkView, NodeLabelRequest,
+        NodeView, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceUpdateRequest, ServiceView, StatusView,
+        TokenView,
+    },
+};
+
+/// Runs to its end even if the client goes away meanwhile.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::spawn(work).await.map_err(|error| Refusal::internal(format!("the operation broke off: {error}")))?
+}
+
+impl Agent {
+    async fn member(&self) -> Result<Arc<Member>, Refusal> {
+        self.membership().await.ok_or_else(|| {
+            Refusal::conflict("this node is not part of a cluster")
+                .with_hint("`weft init` begins one, `weft join HOST:PORT --token TOKEN` joins one")
+        })
+    }
+}
+
+#[async_trait]
+impl Operations for Arc<Agent> {
+    async fn init(&self, request: InitRequest) -> Result<InitReply, Refusal> {
+        let agent = Self::clone(self);
+        to_the_end(async move { membership::init(&agent, request).await }).await
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<JoinReply, Refusal> {
+        let agent = Self::clone(self);
+        to_the_end(async move { membership::join(&agent, request).await }).await
+    }
+
+    async fn leave(&self, request: LeaveRequest) -> Result<(), Refusal> {
+        let agent = Self::clone(self);
+        to_the_end(async move { membership::leave(&agent, request).await }).await
+    }
+
+    async fn down(&self) -> Result<DownReply, Refusal> {
+        let agent = Self::clone(self);
+        to_the_end(async move { membership::down(&agent).await }).await
+    }
+
+    async fn token(&self) -> Result<TokenView, Refusal> {
+        Ok(membership::token(&*self.member().await?))
+    }
+
+    async fn status(&self) -> Result<StatusView, Refusal> {
+        Ok(status::status(self).await)
+    }
+
+    async fn node_list(&self) -> Result<Vec<NodeView>, Refusal> {
+        nodes::list(&*self.member().await?)
+    }
+
+    async fn node_inspect(&self, node: &str) -> Result<NodeView, Refusal> {
+        nodes::inspect(&*self.member().await?, node)
+    }
+
+    async fn node_set_availability(&self, node: &str, availability: Availability) -> Result<NodeView, Refusal> {
+        nodes::set_availability(&*self.member().await?, node, availability).await
+    }
+
+    async fn node_label(&self, node: &str, request: NodeLabelRequest) -> Result<NodeView, Refusal> {
+        nodes::label(&*self.member().await?, node, &request).await
+    }
+
+    async fn node_remove(&self, node: &str) -> Result<(), Refusal> {
+        let (member, node) = (self.member().await?, node.to_owned());
+        to_the_end(async move { nodes::remove(&member, &node).await }).await
+    }
+
+    async fn network_create(&self, request: NetworkCreateRequest) -> Result<NetworkCreateReply, Refusal> {
+        networks::create(&*self.member().await?, &request).await
+    }
+
+    async fn network_list(&self) -> Result<Vec<NetworkView>, Refusal> {
+        networks::list(&*self.member().await?)
+    }
+
+    async fn network_inspect(&self, network: &str) -> Result<NetworkView, Refusal> {
+        networks::inspect(&*self.member().await?, network)
+    }
+
+    async fn network_remove(&self, network: &str) -> Result<(), Refusal> {
+        let (member, network) = (self.member().await?, network.to_owned());
+        to_the_end(async move { networks::remove(&member, &network).await }).await
+    }
+
+    async fn service_create(&self, request: ServiceCreateRequest) -> Result<ServiceCreateReply, Refusal> {
+        services::create(&*self.member().await?, &request).await
+    }
+
+    async fn service_list(&self) -> Result<Vec<ServiceView>, Refusal> {
+        services::list(&*self.member().await?)
+    }
+
+    async fn service_replicas(&self, service: &str) -> Result<Vec<ReplicaView>, Refusal> {
+        services::replicas(&*self.member().await?, service)
+    }
+
+    async fn service_inspect(&self, service: &str) -> Result<ServiceView, Refusal> {
+        services::inspect(&*self.member().await?, service)
+    }
+
+    async fn service_update(&self, service: &str, request: ServiceUpdateRequest) -> Result<ServiceView, Refusal> {
+        services::update(&*self.member().await?, service, &request).await
+    }
+
+    async fn service_remove(&self, service: &str) -> Result<(), Refusal> {
+        services::remove(&*self.member().await?, service).await
+    }
+
+    async fn attach(&self, request: AttachRequest) -> Result<AttachReply, Refusal> {
+        let member = self.member().await?;
+        to_the_end(async move { endpoints::attach(&member, request).await }).await
+    }
+
+    async fn detach(&self, endpoint: &str) -> Result<(), Refusal> {
+        let (member, endpoint) = (self.member().await?, endpoint.to_owned());
+        to_the_end(async move { endpoints::detach(&member, &endpoint).await }).await
+    }
+
+    async fn endpoint_list(&self) -> Result<Vec<EndpointView>, Refusal> {
+        endpoints::list(&*self.member().await?)
+    }
+
+    async fn endpoint_inspect(&self, endpoint: &str) -> Result<EndpointView, Refusal> {
+        endpoints::inspect(&*self.member().await?, endpoint)
+    }
+
+    async fn ipam_list(&self) -> Result<Vec<BlockView>, Refusal> {
+        let cluster = lookup::cluster(&*self.member().await?)?;
+        Ok(super::views::blocks(&cluster))
+    }
+}

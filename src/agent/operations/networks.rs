@@ -1,0 +1,165 @@
+use ipnet::IpNet;
+
+use super::{Member, lookup, nodes::delete_all};
+use crate::{
+    agent::{
+        configuration::{Decision, configure, put, store_refusal},
+        views,
+    },
+    api::{
+        Refusal,
+        wire::{NetworkCreateReply, NetworkCreateRequest, NetworkView},
+    },
+    ipam,
+    kernel::LocalPrefix,
+    model::{Cluster, Family, Name, Network, NetworkId, Subnet},
+    store::{Write, record},
+};
+
+/// The least MTU a network can have: IPv4's least reassembly size and Linux's own bound for a device that carries IPv4
+/// are lower, but IPv6 needs 1280 (RFC 8200, 5), and a network may get that family later.
+const MTU_MIN: u32 = 1280;
+const MTU_MAX: u32 = 65_535;
+
+pub(super) fn list(member: &Member) -> Result<Vec<NetworkView>, Refusal> {
+    let cluster = lookup::cluster(member)?;
+    let mut networks: Vec<&Network> = cluster.networks.values().collect();
+    networks.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(networks.into_iter().map(|network| views::network(&cluster, network)).collect())
+}
+
+pub(super) fn inspect(member: &Member, name: &str) -> Result<NetworkView, Refusal> {
+    let cluster = lookup::cluster(member)?;
+    Ok(views::network(&cluster, lookup::network(&cluster, name)?))
+}
+
+pub(super) async fn create(member: &Member, request: &NetworkCreateRequest) -> Result<NetworkCreateReply, Refusal> {
+    let name = lookup::name(&request.name)?;
+    let wanted: Vec<Subnet> = request.subnets.iter().map(|text| subnet(text)).collect::<Result<_, _>>()?;
+    if wanted.len() > 1 {
+        return Err(Refusal::invalid(format!("{name} can have one subnet in this release, not {}", wanted.len())));
+    }
+    if let Some(mtu) = request.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
+        return Err(Refusal::invalid(format!("the MTU {mtu} does not lie in {MTU_MIN} to {MTU_MAX} bytes")));
+    }
+    let routed = member.host.local_prefixes().await.map_err(Refusal::internal)?;
+    let ((id, created), revision) = configure(&*member.store, |fresh| {
+        let cluster = &fresh.cluster;
+        if let Some(existing) = cluster.network_named(&name) {
+            compare(existing, &wanted, request)?;
+            return Ok(Decision::Already((existing.id, false)));
+        }
+        let taken: Vec<IpNet> =
+            prefixes(cluster).map(|(_, prefix)| prefix).chain(routed.iter().map(|route| route.prefix)).collect();
+        let subnets = if wanted.is_empty() {
+            vec![ipam::choose_subnet(&cluster.settings.pools, &taken).ok_or_else(|| no_room(cluster))?]
+        } else {
+            wanted.clone()
+        };
+        for subnet in &subnets {
+            refuse_overlap(cluster, &routed, subnet.prefix)?;
+        }
+        let id = free_id(cluster)?;
+        let network = Network { id, name: name.clone(), subnets, internal: request.internal, mtu: request.mtu };
+        Ok(Decision::Write(vec![put(record::key_of_network(id), record::encode_network(&network))], (id, true)))
+    })
+    .await?;
+    let cluster = member.cluster_at(revision).await.map_or_else(|| lookup::cluster(member), Ok)?;
+    // Answered when this node's kernel knows the network too.
+    member.reconciler.pass_with(revision.0).await;
+    let network = cluster.networks.get(&id).ok_or_else(|| Refusal::not_found("the network has just been removed"))?;
+    Ok(NetworkCreateReply { created, network: views::network(&cluster, network) })
+}
+
+fn subnet(text: &str) -> Result<Subnet, Refusal> {
+    let prefix: IpNet = text
+        .parse()
+        .map_err(|_| Refusal::invalid(format!("the subnet {text:?} is not a prefix such as 10.42.0.0/16")))?;
+    if Family::of(prefix.addr()) == Family::V6 {
+        return Err(Refusal::invalid(format!("the subnet {prefix}: IPv6 networks come with a later release")));
+    }
+    ipam::subnet(prefix).map_err(Refusal::invalid)
+}
+
+/// A network that exists is fine if it was wished for in the same words; otherwise the difference is named.
+fn compare(existing: &Network, wanted: &[Subnet], request: &NetworkCreateRequest) -> Result<(), Refusal> {
+    let Network { id: _, name, subnets, internal, mtu } = existing;
+    let differs = |what: &str, has: &dyn std::fmt::Display, asked: &dyn std::fmt::Display| {
+        Err(Refusal::conflict(format!(
+            "the network {name} exists with another {what}: it has {has}, asked for was {asked}"
+        )))
+    };
+    let list =
+        |subnets: &[Subnet]| subnets.iter().map(|subnet| subnet.prefix.to_string()).collect::<Vec<_>>().join(", ");
+    if !wanted.is_empty() && wanted != subnets {
+        return differs("subnet", &list(subnets), &list(wanted));
+    }
+    if *internal != request.internal {
+        let word = |internal| if internal { "internal" } else { "not internal" };
+        return differs("reach", &word(*internal), &word(request.internal));
+    }
+    if *mtu != request.mtu {
+        let word = |mtu: Option<u32>| mtu.map_or("the tunnel's".to_owned(), |mtu| mtu.to_string());
+        return differs("MTU", &word(*mtu), &word(request.mtu));
+    }
+    Ok(())
+}
+
+fn prefixes(cluster: &Cluster) -> impl Iterator<Item = (&Name, IpNet)> {
+    cluster
+        .networks
+        .values()
+        .flat_map(|network| network.subnets.iter().map(move |subnet| (&network.name, subnet.prefix)))
+}
+
+fn refuse_overlap(cluster: &Cluster, routed: &[LocalPrefix], prefix: IpNet) -> Result<(), Refusal> {
+    let overlaps = |other: IpNet| other.contains(&prefix) || prefix.contains(&other);
+    if let Some((other, theirs)) = prefixes(cluster).find(|(_, theirs)| overlaps(*theirs)) {
+        return Err(Refusal::conflict(format!("the subnet {prefix} overlaps {theirs} of the network {other}")));
+    }
+    if let Some(route) = routed.iter().find(|route| overlaps(route.prefix)) {
+        return Err(Refusal::conflict(format!("the subnet {prefix} overlaps {route}, to which this host has a route"))
+            .with_hint("choose a prefix that none of your hosts routes (`ip route`)"));
+    }
+    Ok(())
+}
+
+fn no_room(cluster: &Cluster) -> Refusal {
+    let pools = cluster.settings.pools.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Refusal::conflict(format!("the cluster's pools ({pools}) have no room for one more network"))
+        .with_hint("name a prefix with --subnet")
+}
+
+fn free_id(cluster: &Cluster) -> Result<NetworkId, Refusal> {
+    let mut free = (1..=u16::MAX).filter_map(NetworkId::new).filter(|id| !cluster.networks.contains_key(id));
+    free.next().ok_or_else(|| Refusal::conflict("the cluster has as many networks as it can number"))
+}
+
+pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
+    let (id, _) = configure(&*member.store, |fresh| {
+        let cluster = &fresh.cluster;
+        let network = lookup::network(cluster, text)?;
+        let endpoints = cluster.endpoints.values().filter(|endpoint| endpoint.network == network.id);
+        let services = cluster.services.values().filter(|service| service.network == network.id);
+        let endpoints = lookup::listed(endpoints.map(|endpoint| &endpoint.name));
+        let services = lookup::listed(services.map(|service| &service.name));
+        let in_use = |what: &str, names: &str| {
+            Err(Refusal::conflict(format!("the network {} is in use by {what} {names}", network.name)))
+        };
+        match (endpoints.as_str(), services.as_str()) {
+            ("", "") => {
+                Ok(Decision::Write(vec![Write::Delete { key: record::key_of_network(network.id) }], network.id))
+            }
+            ("", services) => in_use("service", services),
+            (endpoints, _) => in_use("endpoint", endpoints),
+        }
+    })
+    .await?;
+    // Nobody claims from a network that is gone (a claim asserts its key), so what is left of it can be swept.
+    for prefix in [record::prefix_of_blocks(id), record::prefix_of_endpoints(id)] {
+        let left = member.store.snapshot(&prefix).await.map_err(store_refusal)?;
+        let keys: Vec<String> = left.entries.into_iter().map(|entry| entry.key).collect();
+        delete_all(&*member.store, &keys).await?;
+    }
+    Ok(())
+}

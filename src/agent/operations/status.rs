@@ -1,0 +1,122 @@
+use super::{Agent, Member};
+use crate::{
+    agent::{follower::StoreHealth, views},
+    api::wire::{DataPlaneView, ReconcileView, StatusView, StoreState, StoreView, UnreadableView},
+    mesh,
+    model::{Cluster, VTEP_LINK},
+    overlay,
+};
+
+pub(super) async fn status(agent: &Agent) -> StatusView {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let Some(member) = agent.membership().await else {
+        let mut warnings =
+            vec!["this node is not part of a cluster: `weft init` begins one, `weft join` joins one".to_owned()];
+        warnings.extend(agent.trouble().await);
+        return StatusView {
+            version,
+            node: None,
+            cluster: None,
+            store: None,
+            data_plane: None,
+            reconcile: None,
+            warnings,
+            unreadable: vec![],
+        };
+    };
+    let cluster = member.cluster();
+    let node = cluster
+        .as_ref()
+        .and_then(|cluster| cluster.nodes.get(&member.me()).map(|node| views::node(cluster, node, &member)));
+    StatusView {
+        version,
+        node,
+        cluster: cluster.as_deref().map(views::cluster),
+        store: Some(store(&member, cluster.as_deref())),
+        data_plane: cluster.as_deref().map(|cluster| data_plane(&member, cluster)),
+        reconcile: reconcile(agent, &member),
+        warnings: warnings(&member, cluster.as_deref()),
+        unreadable: cluster
+            .iter()
+            .flat_map(|cluster| &cluster.unreadable)
+            .map(|record| UnreadableView { key: record.key.clone(), reason: record.reason.clone() })
+            .collect(),
+    }
+}
+
+fn store(member: &Member, cluster: Option<&Cluster>) -> StoreView {
+    let (state, error) = match &*member.health.borrow() {
+        StoreHealth::Connected => (StoreState::Connected, None),
+        StoreHealth::Connecting => (StoreState::Away, Some("it has not answered yet".to_owned())),
+        StoreHealth::Away(reason) => (StoreState::Away, Some(reason.clone())),
+    };
+    StoreView {
+        url: member.identity.store.to_string(),
+        state,
+        revision: cluster.map(|cluster| cluster.revision).unwrap_or_default(),
+        error,
+    }
+}
+
+fn data_plane(member: &Member, cluster: &Cluster) -> DataPlaneView {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let peers = || overlay::peers(cluster, member.me());
+    DataPlaneView {
+        device: VTEP_LINK.to_owned(),
+        address: member.identity.underlay.to_string(),
+        mtu: member.reconciler.last_pass().and_then(|pass| pass.mtu).unwrap_or_default(),
+        vxlan_port: cluster.settings.vxlan_port,
+        peers_alive: count(peers().filter(|peer| mesh::is_alive(cluster, peer.id)).count()),
+        peers_total: count(peers().count()),
+    }
+}
+
+fn reconcile(agent: &Agent, member: &Member) -> Option<ReconcileView> {
+    let pass = member.reconciler.last_pass()?;
+    Some(ReconcileView {
+        age_ms: u64::try_from(pass.ended.elapsed().as_millis()).unwrap_or(u64::MAX),
+        duration_ms: pass.duration.as_secs_f64() * 1000.0,
+        steps: u32::try_from(pass.steps).unwrap_or(u32::MAX),
+        errors: pass.failures.iter().map(|failure| failure.message.clone()).collect(),
+        drift: agent.metrics.drift_total(),
+    })
+}
+
+fn warnings(member: &Member, cluster: Option<&Cluster>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let StoreHealth::Away(reason) = &*member.health.borrow() {
+        warnings.push(format!("the store is away: what runs keeps running, changes are refused ({reason})"));
+    }
+    let Some(cluster) = cluster else {
+        warnings.push("nothing is known of the cluster yet".to_owned());
+        return warnings;
+    };
+    if !cluster.nodes.contains_key(&member.me()) {
+        warnings.push(format!("the store has no readable record of this node ({})", member.identity.name));
+    }
+    for node in cluster.nodes.values().filter(|node| !mesh::is_alive(cluster, node.id)) {
+        warnings
+            .push(format!("the node {} is silent: its replicas are out of balancing where others are left", node.name));
+    }
+    for service in cluster.services.values() {
+        let verdicts = mesh::balancing(cluster, service.id);
+        if !verdicts.is_empty() && !verdicts.values().any(|verdict| verdict.takes_connections()) {
+            warnings.push(format!("the service {} has replicas, but none takes connections", service.name));
+        }
+    }
+    warnings
+}
+
+/// Brings the gauges up to date, just before somebody reads them.
+pub(in crate::agent) async fn gather(agent: &Agent) {
+    let Some(member) = agent.membership().await else { return };
+    let Some(cluster) = member.cluster() else { return };
+    let metrics = &agent.metrics;
+    let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    metrics.endpoints.set(number(cluster.endpoints_on(member.me()).count()));
+    metrics.nodes.with_label_values(&["ready"]).set(number(cluster.alive.len()));
+    metrics
+        .nodes
+        .with_label_values(&["suspended"])
+        .set(number(cluster.nodes.len().saturating_sub(cluster.alive.len())));
+}

@@ -1,0 +1,308 @@
+//! The loop that makes the kernel hold what the store says: observe, compare, change, observe again.
+//!
+//! One task for the life of a membership. Whatever happens (the store changed, somebody touched the kernel, an attach
+//! waits, a retry or the periodic look is due) only marks the loop dirty; it takes one snapshot of everything per pass. It
+//! may be cut off at any step: the next pass, of this process or another, converges. It never runs before the first whole
+//! snapshot of the store, so nothing is pruned for want of knowledge.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep_until, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{host::Host, metrics::Metrics};
+use crate::{
+    desired::desired,
+    kernel::{Kernel, KernelError},
+    model::{Cluster, Endpoint, EndpointId, HostFacts, HostState, LinkName, NodeId},
+    plan::{Step, plan},
+};
+
+/// How often to look although nothing was heard: a notification can be lost, a host can sleep.
+const PERIOD: Duration = Duration::from_secs(10);
+/// The first and the longest wait before trying again what failed.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Rounds of one pass. The first does the work, the second finds nothing left; a third is needed only if somebody
+/// interferes meanwhile, and after that the next pass takes over.
+const ROUNDS_MAX: usize = 3;
+/// How long an operation waits for the pass that carries it out.
+const PASS_WAIT: Duration = Duration::from_secs(15);
+
+/// What others see of the loop, and how they make it run.
+#[derive(Debug)]
+pub(super) struct Reconciler {
+    /// Endpoints that are being attached: linked like those of the store, not yet told to anybody.
+    starting: Mutex<BTreeMap<EndpointId, Endpoint>>,
+    /// The number of the last request for a pass.
+    requested: AtomicU64,
+    dirty: Notify,
+    passes: watch::Sender<Option<Arc<Pass>>>,
+}
+
+/// How a pass went.
+#[derive(Debug, Clone)]
+pub(super) struct Pass {
+    /// All requests up to this one are covered by it.
+    covers: u64,
+    /// The store's revision that it worked from.
+    pub(super) revision: u64,
+    /// When it ended.
+    pub(super) ended: Instant,
+    /// How long it took.
+    pub(super) duration: Duration,
+    /// How many steps were carried out.
+    pub(super) steps: usize,
+    /// What failed.
+    pub(super) failures: Vec<Failure>,
+    /// What of ours the kernel holds after it, and how large the tunnel's packets may be.
+    pub(super) mtu: Option<u32>,
+    /// Endpoints of this node whose namespace is gone.
+    pub(super) bereft: BTreeSet<EndpointId>,
+}
+
+/// A step that failed, or something that could not even be planned.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    /// The veth pair concerned, if it is about one.
+    pub(super) link: Option<LinkName>,
+    /// What failed and why.
+    pub(super) message: String,
+}
+
+/// What the loop works on.
+pub(super) struct Work {
+    /// The kernel.
+    pub(super) kernel: Arc<dyn Kernel>,
+    /// What has to be known of this host.
+    pub(super) host: Host,
+    /// This node.
+    pub(super) me: NodeId,
+    /// The store's word.
+    pub(super) clusters: watch::Receiver<Option<Arc<Cluster>>>,
+    /// Counters.
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Reconciler {
+    /// A loop that has not run yet.
+    pub(super) fn new() -> Self {
+        Self {
+            starting: Mutex::default(),
+            requested: AtomicU64::new(0),
+            dirty: Notify::new(),
+            passes: watch::Sender::new(None),
+        }
+    }
+
+    /// Something may have changed.
+    pub(super) fn mark_dirty(&self) {
+        self.dirty.notify_one();
+    }
+
+    /// The last pass.
+    pub(super) fn last_pass(&self) -> Option<Arc<Pass>> {
+        self.passes.borrow().clone()
+    }
+
+    /// All passes from here on.
+    pub(super) fn passes(&self) -> watch::Receiver<Option<Arc<Pass>>> {
+        self.passes.subscribe()
+    }
+
+    /// Waits for a pass that began after this call and knew of the store's `revision`.
+    pub(super) async fn pass_with(&self, revision: u64) -> Option<Arc<Pass>> {
+        let mut passes = self.passes.subscribe();
+        let request = self.requested.fetch_add(1, Ordering::AcqRel) + 1;
+        self.mark_dirty();
+        let wanted =
+            passes.wait_for(|pass| pass.as_ref().is_some_and(|p| p.covers >= request && p.revision >= revision));
+        timeout(PASS_WAIT, wanted).await.ok()?.ok()?.clone()
+    }
+
+    /// Lets `endpoint` be linked ahead of its record.
+    pub(super) fn start(&self, endpoint: Endpoint) {
+        self.lock_starting().insert(endpoint.id, endpoint);
+    }
+
+    /// Ends what [`Self::start`] began; without a record the next pass removes its link.
+    pub(super) fn forget(&self, id: EndpointId) {
+        self.lock_starting().remove(&id);
+    }
+
+    /// The endpoints that are being attached.
+    pub(super) fn starting(&self) -> Vec<Endpoint> {
+        self.lock_starting().values().cloned().collect()
+    }
+
+    fn lock_starting(&self) -> std::sync::MutexGuard<'_, BTreeMap<EndpointId, Endpoint>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs for ever.
+    pub(super) async fn run(&self, mut work: Work) {
+        let mut settled: Option<HostState> = None;
+        let mut retry = RETRY_MIN;
+        loop {
+            let cluster = work.clusters.borrow_and_update().clone();
+            let mut wait = PERIOD;
+            if let Some(cluster) = cluster {
+                let pass = self.pass(&work, &cluster, &mut settled).await;
+                if pass.failures.is_empty() {
+                    retry = RETRY_MIN;
+                } else {
+                    wait = retry;
+                    retry = (retry * 2).min(RETRY_MAX);
+                }
+                self.passes.send_replace(Some(Arc::new(pass)));
+            }
+            tokio::select! {
+                () = self.dirty.notified() => {}
+                changed = work.clusters.changed() => if changed.is_err() { return },
+                () = sleep_until((Instant::now() + wait).into()) => {}
+            }
+        }
+    }
+
+    async fn pass(&self, work: &Work, cluster: &Cluster, settled: &mut Option<HostState>) -> Pass {
+        let began = Instant::now();
+        let covers = self.requested.load(Ordering::Acquire);
+        let (view, bereft) = self.view(work, cluster);
+        let mut pass = Pass {
+            covers,
+            revision: cluster.revision,
+            ended: began,
+            duration: Duration::ZERO,
+            steps: 0,
+            failures: Vec::new(),
+            mtu: None,
+            bereft,
+        };
+        match work.host.facts(work.me, cluster).await {
+            Ok(facts) => converge(work, &view, &facts, settled, &mut pass).await,
+            Err(error) => pass.failures.push(error.into()),
+        }
+        pass.ended = Instant::now();
+        pass.duration = pass.ended - began;
+        work.metrics.passes.inc();
+        work.metrics.pass_seconds.observe(pass.duration.as_secs_f64());
+        report(&pass, self.last_pass().as_deref());
+        pass
+    }
+
+    /// The store's word with this node's own knowledge laid over it: endpoints that are being attached are there already,
+    /// and those whose namespace is gone are not, for a kernel cannot link what does not exist.
+    fn view(&self, work: &Work, cluster: &Cluster) -> (Cluster, BTreeSet<EndpointId>) {
+        let mut view = cluster.clone();
+        {
+            let mut starting = self.lock_starting();
+            starting.retain(|id, _| !cluster.endpoints.contains_key(id));
+            view.endpoints.extend(starting.iter().map(|(id, endpoint)| (*id, endpoint.clone())));
+        }
+        let bereft: BTreeSet<EndpointId> = view
+            .endpoints_on(work.me)
+            .filter(|endpoint| !work.host.is_netns_alive(&endpoint.netns))
+            .map(|endpoint| endpoint.id)
+            .collect();
+        view.endpoints.retain(|id, _| !bereft.contains(id));
+        (view, bereft)
+    }
+}
+
+async fn converge(work: &Work, view: &Cluster, facts: &HostFacts, settled: &mut Option<HostState>, pass: &mut Pass) {
+    let Some(wanted) = desired(view, work.me, facts) else {
+        pass.failures.push(Failure {
+            link: None,
+            message: format!("the store has no readable record of {:?}; what is programmed stays as it is", work.me),
+        });
+        return;
+    };
+    pass.mtu = wanted.vtep.map(|vtep| vtep.mtu);
+    for round in 0..ROUNDS_MAX {
+        let observed = match work.kernel.observe().await {
+            Ok(observed) => observed,
+            Err(error) => return pass.failures.push(error.into()),
+        };
+        if round == 0 {
+            count_drift(work, settled.as_ref(), &observed, &wanted);
+        }
+        let steps = plan(&wanted, &observed);
+        if steps.is_empty() {
+            *settled = Some(observed);
+            return;
+        }
+        *settled = None;
+        for step in &steps {
+            debug!("{step}");
+            match work.kernel.apply(step).await {
+                Ok(()) => {
+                    pass.steps += 1;
+                    work.metrics.steps.with_label_values(&[step.kind()]).inc();
+                }
+                Err(error) => {
+                    work.metrics.step_errors.with_label_values(&[step.kind()]).inc();
+                    pass.failures.push(Failure { link: link_of(step), message: error.to_string() });
+                }
+            }
+        }
+        if !pass.failures.is_empty() {
+            return;
+        }
+    }
+    pass.failures.push(Failure {
+        link: None,
+        message: "somebody keeps changing what weft has set; look for another program that manages these rows"
+            .to_owned(),
+    });
+}
+
+/// What differs from how we left it, and is not what we want anyway, was changed by somebody else.
+fn count_drift(work: &Work, settled: Option<&HostState>, observed: &HostState, wanted: &HostState) {
+    let Some(settled) = settled.filter(|settled| *settled != observed && *observed != *wanted) else { return };
+    for step in plan(settled, observed) {
+        info!("found changed by somebody else: {step}");
+        work.metrics.drift.with_label_values(&[step.kind()]).inc();
+    }
+}
+
+fn link_of(step: &Step) -> Option<LinkName> {
+    match step {
+        Step::CreateLink(name, _) | Step::DeleteLink(name) => Some(name.clone()),
+        _ => None,
+    }
+}
+
+/// Says each failure once, not once a retry.
+fn report(pass: &Pass, last: Option<&Pass>) {
+    let known: BTreeSet<&str> =
+        last.iter().flat_map(|last| &last.failures).map(|failure| failure.message.as_str()).collect();
+    for failure in &pass.failures {
+        if known.contains(failure.message.as_str()) {
+            debug!("still: {}", failure.message);
+        } else {
+            warn!("{}", failure.message);
+        }
+    }
+    if pass.failures.is_empty() && !known.is_empty() {
+        info!("what had failed is mended");
+    }
+    if pass.steps > 0 {
+        info!(steps = pass.steps, ms = pass.duration.as_millis(), revision = pass.revision, "reconciled");
+    }
+}
+
+impl From<KernelError> for Failure {
+    fn from(error: KernelError) -> Self {
+        Self { link: None, message: error.to_string() }
+    }
+}

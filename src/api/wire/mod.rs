@@ -1,0 +1,22 @@
+//! What goes over the API's socket, and what `-o json` prints: JSON objects whose field names are stable, in snake case.
+//!
+//! Requests refuse fields that they do not know, so that a misspelt wish is an error and not silence. Views may gain
+//! fields. Names, addresses and prefixes are text in both; the agent checks those in requests and says what is wrong.
+
+mod cluster;
+mod endpoint;
+mod network;
+mod node;
+mod service;
+
+pub use cluster::{
+    ClusterView, DataPlaneView, DownReply, ErrorBody, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest,
+    ReconcileView, StatusView, StoreState, StoreView, TokenView, UnreadableView,
+};
+pub use endpoint::{AttachReply, AttachRequest, DEFAULT_IFNAME, EndpointState, EndpointView, NetnsTarget};
+pub use network::{BlockView, NetworkCreateReply, NetworkCreateRequest, NetworkView, SubnetView};
+pub use node::{Availability, AvailabilityRequest, NodeLabelRequest, NodeStatus, NodeView};
+pub use service::{
+    PortKey, PortSpec, Protocol, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus,
+    ServiceUpdateRequest, ServiceView,
+};

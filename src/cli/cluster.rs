@@ -1,0 +1,151 @@
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, builder::NonEmptyStringValueParser};
+
+use super::{output::Format, progress::waiting};
+use crate::api::{
+    Operations, Refusal,
+    wire::{InitRequest, JoinRequest, LeaveRequest, TokenView},
+};
+
+/// The longest token file in bytes. A token is one line of some dozen characters; a path to something endless, such as a
+/// device, must not be read for ever.
+const TOKEN_FILE_LEN_MAX: u64 = 4096;
+
+/// `weft init`.
+#[derive(Args)]
+pub(super) struct InitArgs {
+    /// Where the cluster's records live [default: embedded in this agent]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Prefix from which networks without a --subnet are cut
+    #[arg(long = "pool", value_name = "CIDR")]
+    pools: Vec<String>,
+    /// UDP port of the tunnels [default: 7789]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    vxlan_port: Option<u16>,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// `weft join`.
+#[derive(Args)]
+pub(super) struct JoinArgs {
+    /// A node of the cluster, as HOST:PORT
+    #[arg(value_name = "HOST:PORT", value_parser = NonEmptyStringValueParser::new())]
+    address: String,
+    #[command(flatten)]
+    secret: Secret,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Secret {
+    /// The secret that `weft token` prints on any node
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    token: Option<String>,
+    /// The file that holds the secret, or `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// `weft leave`.
+#[derive(Args)]
+pub(super) struct LeaveArgs {
+    /// Leave even with endpoints attached, with the store that others use, or with the store away
+    #[arg(long)]
+    force: bool,
+}
+
+impl InitArgs {
+    /// Does it and returns what to print.
+    pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
+        let Self { store, pools, vxlan_port, format } = self;
+        let reply = waiting("making a cluster", agent.init(InitRequest { store, pools, vxlan_port })).await?;
+        format.show(&reply, |reply| {
+            let (node, verb) = (&reply.node, if reply.created { "is" } else { "already is" });
+            format!(
+                "node {} ({}) {verb} in cluster {}\n\n{}",
+                node.name,
+                node.address,
+                reply.cluster,
+                how_to_join(&reply.join)
+            )
+        })
+    }
+}
+
+impl JoinArgs {
+    /// Does it and returns what to print.
+    pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
+        let Self { address, secret, format } = self;
+        let token = secret.read()?;
+        let what = format!("joining {address}");
+        let reply = waiting(&what, agent.join(JoinRequest { address, token })).await?;
+        format.show(&reply, |reply| {
+            let (node, verb) = (&reply.node, if reply.created { "has joined" } else { "already is in" });
+            format!("node {} ({}) {verb} cluster {}", node.name, node.address, reply.cluster)
+        })
+    }
+}
+
+impl LeaveArgs {
+    /// Does it and returns what to print.
+    pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
+        let Self { force } = self;
+        waiting("leaving the cluster", agent.leave(LeaveRequest { force })).await?;
+        Ok("this node has left the cluster\n".to_owned())
+    }
+}
+
+/// `weft down`.
+pub(super) async fn down(format: Format, agent: &impl Operations) -> Result<String, Refusal> {
+    let reply = waiting("removing everything of weft from this host's kernel", agent.down()).await?;
+    format.show(&reply, |reply| match reply.removed {
+        0 => "nothing of weft was in this host's kernel".to_owned(),
+        1 => "1 row of weft removed from this host's kernel".to_owned(),
+        rows => format!("{rows} rows of weft removed from this host's kernel"),
+    })
+}
+
+/// `weft token`.
+pub(super) async fn token(format: Format, agent: &impl Operations) -> Result<String, Refusal> {
+    format.show(&agent.token().await?, |join| format!("{}\n\n{}", join.token, how_to_join(join)))
+}
+
+fn how_to_join(join: &TokenView) -> String {
+    format!("to join another node, run on it:\n\n    {}", join.command)
+}
+
+impl Secret {
+    fn read(self) -> Result<String, Refusal> {
+        let Self { token, token_file } = self;
+        match (token, token_file) {
+            (Some(token), _) => Ok(token),
+            (None, Some(path)) => {
+                let text = read_bounded(&path).map_err(|error| {
+                    Refusal::invalid(format!("cannot read the token from {}: {error}", path.display()))
+                })?;
+                match text.trim() {
+                    "" => Err(Refusal::invalid(format!("cannot read the token from {}: it is empty", path.display()))),
+                    token => Ok(token.to_owned()),
+                }
+            }
+            (None, None) => Err(Refusal::invalid("cannot join without a token")),
+        }
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let source: Box<dyn Read> =
+        if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(fs::File::open(path)?) };
+    let mut text = String::new();
+    source.take(TOKEN_FILE_LEN_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}

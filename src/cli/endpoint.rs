@@ -1,0 +1,180 @@
+use std::{num::NonZeroU16, path::PathBuf};
+
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
+
+use super::{
+    output::{Cell, Format, Sheet, Table},
+    progress::waiting,
+};
+use crate::api::{
+    Operations, Refusal,
+    wire::{AttachRequest, DEFAULT_IFNAME, EndpointState, EndpointView, NetnsTarget},
+};
+
+/// `weft endpoint`.
+#[derive(Subcommand)]
+pub(super) enum EndpointCommand {
+    /// List the endpoints of the cluster
+    Ls(Format),
+    /// Show one endpoint
+    Inspect {
+        #[command(flatten)]
+        endpoint: EndpointArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+/// One endpoint.
+#[derive(Args)]
+pub(super) struct EndpointArgs {
+    /// Its id, its name, or NETWORK/NAME
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    endpoint: String,
+}
+
+/// `weft attach`.
+#[derive(Args)]
+pub(super) struct AttachArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The network
+    #[arg(long, value_name = "NET")]
+    network: String,
+    /// The endpoint's name [default: made up]
+    #[arg(long)]
+    name: Option<String>,
+    /// One more name for it
+    #[arg(long = "alias", value_name = "ALIAS")]
+    aliases: Vec<String>,
+    /// The service whose replica it is
+    #[arg(long)]
+    service: Option<String>,
+    /// The address that it shall have [default: one of the node's]
+    #[arg(long, value_name = "ADDR")]
+    ip: Option<String>,
+    /// The name of its device
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_IFNAME)]
+    ifname: String,
+    /// Its share of the service's connections
+    #[arg(long, value_name = "N", default_value = "1")]
+    weight: NonZeroU16,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// The namespace, by a path that leads to it, such as /run/netns/web1
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+    /// The namespace, by a process in it
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
+}
+
+impl EndpointCommand {
+    /// Does it and returns what to print.
+    pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
+        match self {
+            Self::Ls(format) => format.show(&agent.endpoint_list().await?, |endpoints| table(endpoints)),
+            Self::Inspect { endpoint: EndpointArgs { endpoint }, format } => {
+                format.show(&agent.endpoint_inspect(&endpoint).await?, sheet)
+            }
+        }
+    }
+}
+
+impl EndpointArgs {
+    /// Detaches it and returns what to print.
+    pub(super) async fn detach(self, agent: &impl Operations) -> Result<String, Refusal> {
+        let Self { endpoint } = self;
+        waiting(&format!("detaching {endpoint}"), agent.detach(&endpoint)).await?;
+        Ok(format!("endpoint {endpoint} detached\n"))
+    }
+}
+
+impl AttachArgs {
+    /// Attaches it and returns what to print.
+    pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
+        let Self { target, network, name, aliases, service, ip, ifname, weight, format } = self;
+        let what = format!("attaching to {network}");
+        let request = AttachRequest {
+            netns: target.resolve()?,
+            network,
+            name,
+            aliases,
+            service,
+            ip,
+            ifname,
+            weight,
+            loopback_up: false,
+        };
+        let reply = waiting(&what, agent.attach(request)).await?;
+        format.show(&reply, |reply| {
+            let verb = if reply.created { "attached" } else { "already attached" };
+            format!("endpoint {} {verb}: {}", reply.endpoint.name, reply.endpoint.addresses.join(", "))
+        })
+    }
+}
+
+impl Target {
+    /// As the agent finds it, whose working folder is another.
+    fn resolve(self) -> Result<NetnsTarget, Refusal> {
+        match self {
+            Self { pid: Some(pid), .. } => Ok(NetnsTarget::Pid(pid)),
+            Self { netns, pid: None } => {
+                let netns = netns.unwrap_or_default();
+                let refuse = |why: &dyn std::fmt::Display| {
+                    Refusal::invalid(format!("cannot use the namespace {}: {why}", netns.display()))
+                };
+                let path = std::path::absolute(&netns).map_err(|error| refuse(&error))?;
+                let path = path.into_os_string().into_string().map_err(|_| refuse(&"its path is not UTF-8"))?;
+                Ok(NetnsTarget::Path(path))
+            }
+        }
+    }
+}
+
+/// Where an endpoint stands, in its colour.
+pub(super) fn state(state: EndpointState) -> Cell {
+    let word = state.as_str();
+    match state {
+        EndpointState::Starting | EndpointState::Draining => Cell::warning(word),
+        EndpointState::Ready => Cell::good(word),
+    }
+}
+
+fn table(endpoints: &[EndpointView]) -> Table {
+    Table::new(
+        &["ID", "NAME", "NETWORK", "ADDRESS", "NODE", "SERVICE", "STATE"],
+        endpoints.iter().map(|endpoint| {
+            [
+                Cell::from(endpoint.id.as_str()),
+                Cell::from(endpoint.name.as_str()),
+                Cell::from(endpoint.network.as_str()),
+                Cell::list(&endpoint.addresses),
+                Cell::from(endpoint.node.as_str()),
+                Cell::optional(endpoint.service.as_ref()),
+                state(endpoint.state),
+            ]
+        }),
+    )
+}
+
+fn sheet(endpoint: &EndpointView) -> Sheet {
+    Sheet::default()
+        .with("ID", endpoint.id.as_str())
+        .with("Name", endpoint.name.as_str())
+        .with("Aliases", Cell::list(&endpoint.aliases))
+        .with("Network", endpoint.network.as_str())
+        .with("Addresses", Cell::list(&endpoint.addresses))
+        .with("Node", endpoint.node.as_str())
+        .with("Service", Cell::optional(endpoint.service.as_ref()))
+        .with("State", state(endpoint.state))
+        .with("Weight", endpoint.weight.to_string())
+        .with("Namespace", endpoint.netns.as_str())
+        .with("Device", format!("{}, MAC {}", endpoint.ifname, endpoint.mac))
+        .with("Host's device", endpoint.link.as_str())
+}

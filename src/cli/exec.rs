@@ -1,0 +1,55 @@
+use std::{ffi::OsString, io, os::unix::process::CommandExt, process::Command};
+
+use clap::Args;
+use nix::{
+    sys::{prctl::set_pdeathsig, signal::Signal},
+    unistd::{Pid, getppid},
+};
+
+use super::complain;
+
+/// What `weft run` calls itself with.
+pub(super) const WORD: &str = "exec-within-run";
+
+/// The command could not be found, and the command could not be executed, as a shell tells them (POSIX, 2.8.2).
+const NOT_FOUND: u8 = 127;
+const NOT_EXECUTABLE: u8 = 126;
+/// As a shell reports a command that SIGTERM (15) ended.
+const ENDED_BY_SIGTERM: u8 = 128 + 15;
+
+/// The command line between `weft run` and its command.
+///
+/// Only the child itself can ask to be signalled when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), and between fork and
+/// exec no safe code can run; so `weft run` executes this, and this executes the command, in the same process.
+#[derive(Args)]
+pub(super) struct ExecArgs {
+    #[arg(long)]
+    parent: i32,
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+impl ExecArgs {
+    /// The arguments that lead here.
+    pub(super) fn to_words(parent: u32, command: Vec<OsString>) -> impl Iterator<Item = OsString> {
+        [WORD.into(), "--parent".into(), parent.to_string().into(), "--".into()].into_iter().chain(command)
+    }
+
+    /// Becomes the command; returns the exit code if that fails.
+    pub(super) fn run(self) -> u8 {
+        let Self { parent, command } = self;
+        let mut words = command.into_iter();
+        let program = words.next().unwrap_or_default();
+        if let Err(error) = set_pdeathsig(Signal::SIGTERM) {
+            complain(&format!("cannot ask for a signal at the end of `weft run`: {error}"), None);
+            return NOT_EXECUTABLE;
+        }
+        // The parent may have ended before the signal was asked for: then another process is the parent by now.
+        if getppid() != Pid::from_raw(parent) {
+            return ENDED_BY_SIGTERM;
+        }
+        let error = Command::new(&program).args(words).exec();
+        complain(&format!("cannot run {}: {error}", program.display()), None);
+        if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }
+    }
+}

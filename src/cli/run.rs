@@ -1,0 +1,246 @@
+use std::{
+    ffi::OsString,
+    fs::File,
+    num::NonZeroU16,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{self, ExitStatus},
+    sync::mpsc,
+    thread,
+};
+
+use clap::Args;
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::{Pid, getpgrp, gettid, tcgetpgrp},
+};
+use tokio::{
+    process::{Child, Command},
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc as channel, oneshot},
+};
+
+use super::{complain, exec::ExecArgs, progress::waiting};
+use crate::api::{
+    Operations, Refusal, RefusalKind,
+    wire::{AttachRequest, DEFAULT_IFNAME, NetnsTarget},
+};
+
+/// `weft run`.
+///
+/// The namespace has no name: a thread makes it and stays in it while the command runs, the agent finds it as
+/// `/proc/PID/task/TID/ns/net`, and the command inherits it from that thread. So it ends with the last of them, whatever
+/// happens, and there is nothing to clean up but the endpoint. If `weft run` itself is killed, the kernel sends the command
+/// SIGTERM: it is not left running without the endpoint's owner.
+#[derive(Args)]
+pub(super) struct RunArgs {
+    /// The network
+    #[arg(long, value_name = "NET")]
+    network: String,
+    /// The endpoint's name [default: the command's, with some random characters]
+    #[arg(long)]
+    name: Option<String>,
+    /// One more name for it
+    #[arg(long = "alias", value_name = "ALIAS")]
+    aliases: Vec<String>,
+    /// The service whose replica it is
+    #[arg(long)]
+    service: Option<String>,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// Runs the command attached, and returns its exit code: 128 and the signal's number if a signal ended it.
+    pub(super) async fn run(self, agent: &impl Operations) -> Result<u8, Refusal> {
+        let Self { network, name, aliases, service, command } = self;
+        // Before anything is made, so that no signal from here on ends us without a detach.
+        let mut signals = forwarded_signals()?;
+        let namespace = Namespace::make().await?;
+        let name = match name {
+            Some(name) => name,
+            None => made_up_name(command.first())?,
+        };
+        let request = AttachRequest {
+            netns: NetnsTarget::Path(namespace.path.clone()),
+            network,
+            name: Some(name),
+            aliases,
+            service,
+            ip: None,
+            ifname: DEFAULT_IFNAME.to_owned(),
+            weight: NonZeroU16::MIN,
+            loopback_up: true,
+        };
+        let endpoint = waiting("attaching", agent.attach(request)).await?.endpoint.id;
+
+        let outcome = match signals.try_recv() {
+            Ok(signal) => Ok(exit_code_of(signal)),
+            Err(_) => match namespace.launch(command).await {
+                Ok(child) => supervise(child, &mut signals).await,
+                Err(refusal) => Err(refusal),
+            },
+        };
+
+        match waiting("detaching", agent.detach(&endpoint)).await {
+            Ok(()) | Err(Refusal { kind: RefusalKind::NotFound, .. }) => {}
+            // The command's own end is what the caller asked about.
+            Err(Refusal { kind: _, message, hint }) => {
+                complain(&format!("cannot detach endpoint {endpoint}: {message}"), hint.as_deref());
+            }
+        }
+        outcome
+    }
+}
+
+/// Waits for the command's end and hands it every signal meanwhile.
+async fn supervise(mut child: Child, signals: &mut channel::UnboundedReceiver<Signal>) -> Result<u8, Refusal> {
+    loop {
+        tokio::select! {
+            status = child.wait() => {
+                return status
+                    .map(exit_code)
+                    .map_err(|error| Refusal::internal(format!("cannot wait for the command: {error}")));
+            }
+            Some(signal) = signals.recv() => {
+                // No id: it has ended and been waited for, and its number may be another's by now.
+                if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) && !came_from_terminal(signal) {
+                    // It fails only when the command has ended or has become another user's; the wait goes on.
+                    let _ = kill(Pid::from_raw(pid), signal);
+                }
+            }
+        }
+    }
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+fn exit_code_of(signal: Signal) -> u8 {
+    u8::try_from(128 + signal as i32).unwrap_or(u8::MAX)
+}
+
+/// Whether the terminal gave the signal to the command already: it sends what a person types to the whole group of
+/// processes in its foreground (termios(3), `ISIG`).
+fn came_from_terminal(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
+        && File::open("/dev/tty").is_ok_and(|tty| tcgetpgrp(tty) == Ok(getpgrp()))
+}
+
+/// The signals that are the command's and not ours, from now on. The queue is short in practice: signals of one number
+/// that arrive faster than they are taken merge.
+fn forwarded_signals() -> Result<channel::UnboundedReceiver<Signal>, Refusal> {
+    let (sender, receiver) = channel::unbounded_channel();
+    for number in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2] {
+        let mut arrivals = signal(SignalKind::from_raw(number as i32))
+            .map_err(|error| Refusal::internal(format!("cannot handle signals: {error}")))?;
+        let sender = sender.clone();
+        // It ends with the runtime.
+        tokio::spawn(async move { while arrivals.recv().await.is_some() && sender.send(number).is_ok() {} });
+    }
+    Ok(receiver)
+}
+
+/// A new network namespace and the thread that holds it. Dropping this ends the thread.
+struct Namespace {
+    path: String,
+    launches: mpsc::Sender<Launch>,
+}
+
+/// A command for the namespace's thread, and where to put the started process.
+type Launch = (Command, oneshot::Sender<std::io::Result<Child>>);
+
+impl Namespace {
+    async fn make() -> Result<Self, Refusal> {
+        let (launches, orders) = mpsc::channel::<Launch>();
+        let (ready, made) = oneshot::channel();
+        let runtime = Handle::current();
+        let refuse = |why: String| Refusal::internal(format!("cannot make a network namespace: {why}"));
+        thread::Builder::new()
+            .name("weft-netns".to_owned())
+            .spawn(move || {
+                let result = unshare(CloneFlags::CLONE_NEWNET).map(|()| gettid());
+                // Nobody waits any longer only when the command line is ending.
+                let _ = ready.send(result);
+                let _within = runtime.enter();
+                // The thread stays until the sender goes: the command's parent-death signal is tied to it.
+                for (mut command, started) in orders {
+                    let _ = started.send(command.spawn());
+                }
+            })
+            .map_err(|error| refuse(error.to_string()))?;
+        match made.await {
+            Ok(Ok(thread)) => Ok(Self { path: format!("/proc/{}/task/{thread}/ns/net", process::id()), launches }),
+            Ok(Err(error)) => Err(refuse(error.desc().to_owned()).with_hint("run the command as root")),
+            Err(_) => Err(refuse("its thread ended".to_owned())),
+        }
+    }
+
+    /// Starts the command inside.
+    async fn launch(&self, words: Vec<OsString>) -> Result<Child, Refusal> {
+        let refuse = |why: String| Refusal::internal(format!("cannot start the command: {why}"));
+        let mut command = Command::new("/proc/self/exe");
+        command.args(ExecArgs::to_words(process::id(), words));
+        let (started, child) = oneshot::channel();
+        self.launches.send((command, started)).map_err(|_| refuse("the namespace's thread ended".to_owned()))?;
+        match child.await {
+            Ok(result) => result.map_err(|error| refuse(error.to_string())),
+            Err(_) => Err(refuse("the namespace's thread ended".to_owned())),
+        }
+    }
+}
+
+/// The command's file name as far as it can stand in a name, and six random hexadecimal digits: one in 16 million that two
+/// of the same command meet, and then the second is refused and nothing else.
+fn made_up_name(program: Option<&OsString>) -> Result<String, Refusal> {
+    let mut random = [0; 3];
+    getrandom::fill(&mut random).map_err(|error| Refusal::internal(format!("cannot make up a name: {error}")))?;
+    let [a, b, c] = random;
+    let program = program.and_then(|program| Path::new(program).file_name()).unwrap_or_default();
+    Ok(format!("{}-{a:02x}{b:02x}{c:02x}", name_stem(&program.to_string_lossy())))
+}
+
+/// At most 56 characters, so that a hyphen and six more make 63: the longest name.
+fn name_stem(file_name: &str) -> String {
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' };
+    let stem: String = file_name
+        .trim_start_matches(|letter: char| !letter.is_ascii_alphanumeric())
+        .chars()
+        .map(plain)
+        .take(56)
+        .collect();
+    match stem.trim_end_matches('-') {
+        "" => "run".to_owned(),
+        stem => stem.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_up_name_is_a_name() {
+        let long = "x".repeat(300);
+        for program in ["/usr/bin/python3.11", "sh", "./My_Tool", "/", "", "--", "é", "[", &long] {
+            let name = made_up_name(Some(&program.into())).unwrap();
+            let permitted = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            assert!(name.len() <= 63 && name.bytes().all(permitted), "{program:?} gives {name:?}");
+            assert!(!name.starts_with('-') && !name.ends_with('-'), "{program:?} gives {name:?}");
+        }
+        assert_eq!(name_stem("python3.11"), "python3-11");
+        assert_eq!(name_stem("._-Tool-"), "tool");
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        assert_eq!(exit_code(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(exit_code(ExitStatus::from_raw(15)), 143);
+        assert_eq!(exit_code_of(Signal::SIGINT), 130);
+    }
+}

@@ -1,0 +1,11 @@
+use std::{collections::BTreeSet, net::IpAddr};
+
+use crate::model::Subnet;
+
+use super::choose_address;
+
+/// A free VIP of `subnet`, in order. Services are created one after the other (a compare-and-swap on the whole
+/// configuration), so first-fit cannot collide.
+pub fn choose_vip(subnet: &Subnet, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    choose_address(subnet, subnet.vip_range(), taken, None)
+}

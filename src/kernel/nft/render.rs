@@ -1,0 +1,186 @@
+//! The table as text for `nft -f` and for people: what the kernel would be told, without telling it.
+
+use std::fmt::Write;
+
+use ipnet::IpNet;
+
+use crate::model::{Family, LinkName, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, VTEP_LINK};
+
+use super::{TABLE, comment};
+
+/// The ruleset in nft's language, every rule with the comment that it carries in the kernel.
+pub fn render(ruleset: &Ruleset) -> String {
+    let mut text = format!("table inet {TABLE} {{\n");
+    for (set, elements) in &ruleset.sets {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\t{}", set_head(*set));
+        if !elements.is_empty() {
+            let lines: Vec<_> =
+                elements.iter().map(|(key, value)| format!("\t\t\t{}{}", key_text(key), value_text(value))).collect();
+            let _ = write!(text, "\t\telements = {{\n{}\n\t\t}}\n", lines.join(",\n"));
+        }
+        text.push_str("\t}\n");
+    }
+    for (name, chain) in &ruleset.chains {
+        let _ = writeln!(text, "\tchain {name} {{");
+        if let Some(hook) = name.hook() {
+            let _ =
+                writeln!(text, "\t\ttype {} hook {} priority {}; policy accept;", hook.kind, hook.name, hook.priority);
+        }
+        for rule in &chain.rules {
+            let _ = match rule {
+                Rule::Foreign(_) => writeln!(text, "\t\t# {rule}"),
+                _ => writeln!(text, "\t\t{} comment \"{}\"", statement(*rule), comment::text(*rule)),
+            };
+        }
+        text.push_str("\t}\n");
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// The set's declaration up to its elements.
+fn set_head(set: SetName) -> String {
+    let map = |key: &str, value: &str| format!("map {set} {{\n\t\ttype {key} : {value}\n");
+    match set.schema() {
+        SetSchema::PortToChain => map("inet_proto . inet_service", "verdict"),
+        SetSchema::AddressToChain(family) => map(address_type(family), "verdict"),
+        SetSchema::SlotToTarget(family) => {
+            format!("map {set} {{\n\t\ttypeof numgen inc mod 65536 : {} daddr . th dport\n", header(family))
+        }
+        SetSchema::SlotToAddress(family) => {
+            format!("map {set} {{\n\t\ttypeof numgen inc mod 65536 : {} daddr\n", header(family))
+        }
+        SetSchema::MacToMark => map("ether_addr", "mark"),
+        SetSchema::Addresses(family) => format!("set {set} {{\n\t\ttype {}\n", address_type(family)),
+        SetSchema::Prefixes(family) => format!("set {set} {{\n\t\ttype {}\n\t\tflags interval\n", address_type(family)),
+        SetSchema::PrefixPairs(family) => {
+            let address = address_type(family);
+            format!("set {set} {{\n\t\ttype {address} . {address}\n\t\tflags interval\n")
+        }
+    }
+}
+
+fn key_text(key: &SetKey) -> String {
+    match key {
+        SetKey::Port(protocol, port) => format!("{protocol} . {port}"),
+        SetKey::Address(address) => address.to_string(),
+        SetKey::Slot(slot) => slot.0.to_string(),
+        SetKey::Mac(mac) => mac.to_string(),
+        SetKey::Prefix(prefix) => prefix_text(*prefix),
+        SetKey::PrefixPair(source, destination) => format!("{} . {}", prefix_text(*source), prefix_text(*destination)),
+    }
+}
+
+fn prefix_text(prefix: IpNet) -> String {
+    if prefix.prefix_len() == prefix.max_prefix_len() { prefix.addr().to_string() } else { prefix.trunc().to_string() }
+}
+
+fn value_text(value: &SetValue) -> String {
+    match value {
+        SetValue::Nothing => String::new(),
+        SetValue::Goto(chain) => format!(" : goto {chain}"),
+        SetValue::Mark(mark) => format!(" : {mark:#010x}"),
+        SetValue::Address(address) => format!(" : {address}"),
+        SetValue::Target(target) => format!(" : {} . {}", target.ip(), target.port()),
+    }
+}
+
+/// The rule as nft's statement.
+fn statement(rule: Rule) -> String {
+    let ours = format!("{}*", LinkName::PREFIX);
+    match rule {
+        Rule::TunnelFromPeer(family, port) => {
+            format!("{} saddr @{} udp dport {port} notrack accept", header(family), SetName::Peers(family))
+        }
+        Rule::TunnelFromStranger(port) => format!("fib daddr type local udp dport {port} drop"),
+        Rule::TunnelToPeer(family, port) => {
+            format!("{} daddr @{} udp dport {port} notrack", header(family), SetName::Peers(family))
+        }
+        Rule::EnterFromTunnel => format!("iifname \"{VTEP_LINK}\" goto from_tunnel"),
+        Rule::EnterFromContainer => format!("iifname \"{ours}\" goto from_container"),
+        Rule::RememberIngress => format!("ct state new ct mark set ether saddr map @{}", SetName::Vteps),
+        Rule::DropSpoofed => "fib saddr . iif oif missing drop".to_owned(),
+        Rule::ReturnToIngress(mask) => {
+            format!("ct direction reply ct mark & {mask:#010x} != 0x00000000 meta mark set ct mark & {mask:#010x}")
+        }
+        Rule::DispatchVip(family) => format!("{} daddr vmap @{}", header(family), SetName::Vips(family)),
+        Rule::DispatchPublished => format!("fib daddr type local meta l4proto . th dport vmap @{}", SetName::Ports),
+        Rule::DispatchPublishedLocally(family) => {
+            let loopback = match family {
+                Family::V4 => "127.0.0.0/8",
+                Family::V6 => "::1",
+            };
+            let header = header(family);
+            format!(
+                "fib daddr type local {header} daddr != {loopback} meta l4proto . th dport vmap @{}",
+                SetName::Ports
+            )
+        }
+        Rule::BalancePort { family, protocol, shard, first, slots } => format!(
+            "meta nfproto {} meta l4proto {protocol} dnat {} to numgen inc mod {slots} offset {} map @{}",
+            nfproto(family),
+            header(family),
+            first.0,
+            SetName::Targets(family, shard)
+        ),
+        Rule::BalanceVip { family, shard, first, slots } => format!(
+            "meta nfproto {} dnat {} to numgen inc mod {slots} offset {} map @{}",
+            nfproto(family),
+            header(family),
+            first.0,
+            SetName::Replicas(family, shard)
+        ),
+        Rule::RefuseTcp => "meta l4proto tcp reject with tcp reset".to_owned(),
+        Rule::RefuseOther => "reject with icmpx port-unreachable".to_owned(),
+        Rule::AcceptEstablished => "ct state established,related accept".to_owned(),
+        Rule::AcceptWithin(family) | Rule::KeepWithin(family) => {
+            let header = header(family);
+            format!("{header} saddr . {header} daddr @{} accept", SetName::Within(family))
+        }
+        Rule::RefuseCrossing(family) => {
+            let (header, set) = (header(family), SetName::Networks(family));
+            format!(
+                "iifname \"{ours}\" {header} saddr @{set} {header} daddr @{set} ct original {header} daddr @{set} \
+                 reject with icmpx admin-prohibited"
+            )
+        }
+        Rule::RefuseInternalOut(family) => format!(
+            "{} saddr @{} oifname != \"{ours}\" reject with icmpx admin-prohibited",
+            header(family),
+            SetName::Internal(family)
+        ),
+        Rule::RefuseUnpublished(family) => format!(
+            "iifname != \"{ours}\" {} daddr @{} ct status & dnat == 0 reject with icmpx admin-prohibited",
+            header(family),
+            SetName::Networks(family)
+        ),
+        Rule::ClearMark(mask) => format!(
+            "oifname \"{VTEP_LINK}\" meta mark & {mask:#010x} != 0x00000000 meta mark set meta mark & {:#010x}",
+            !mask
+        ),
+        Rule::Masquerade(family) => format!("{} saddr @{} masquerade", header(family), SetName::Networks(family)),
+        Rule::Foreign(handle) => format!("# foreign rule with handle {handle}"),
+    }
+}
+
+fn header(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+fn nfproto(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+fn address_type(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4_addr",
+        Family::V6 => "ipv6_addr",
+    }
+}

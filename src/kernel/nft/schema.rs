@@ -1,0 +1,228 @@
+//! Sets as the kernel declares them: key, value and flags, and the notes in which nft looks up how to print them.
+
+use crate::model::{Family, SetName, SetSchema};
+
+use super::wire::{self, Attributes, nfta};
+
+/// `NFT_SET_INTERVAL`.
+const FLAG_INTERVAL: u32 = 0x4;
+/// `NFT_SET_MAP`.
+const FLAG_MAP: u32 = 0x8;
+/// `NFT_SET_CONCAT`: intervals in more than one field.
+const FLAG_CONCAT: u32 = 0x80;
+
+/// `NFT_DATA_VERDICT`, the type of a value that is a verdict.
+const DATA_VERDICT: u32 = 0xffff_ff00;
+
+/// nft's numbers for its data types (`enum datatypes` in its datatype.h). The kernel stores and returns them.
+const TYPE_INTEGER: u32 = 4;
+const TYPE_IPV4: u32 = 7;
+const TYPE_IPV6: u32 = 8;
+const TYPE_ETHER: u32 = 9;
+const TYPE_PROTOCOL: u32 = 12;
+const TYPE_SERVICE: u32 = 13;
+const TYPE_MARK: u32 = 19;
+/// A concatenation's type is its fields' types, 6 bits each.
+const TYPE_BITS: u32 = 6;
+
+/// What the kernel is told of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Declaration {
+    flags: u32,
+    key: Field,
+    /// For maps.
+    value: Option<Field>,
+    /// The lengths of the key's fields in bytes, where intervals have more than one.
+    fields: Vec<u32>,
+    notes: Notes,
+}
+
+/// A type with its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Field {
+    kind: u32,
+    /// In bytes.
+    length: u32,
+    order: Order,
+}
+
+/// Byte order, in nft's numbers (`enum byteorder` in its datatype.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Mixed = 0,
+    Host = 1,
+    Network = 2,
+}
+
+/// How nft shall name the types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Notes {
+    /// By the types' numbers.
+    Types,
+    /// By expressions: a slot is `numgen inc mod 65536`, for which there is no type's name.
+    SlotTo(Family, Tail),
+}
+
+/// What a slot leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tail {
+    Address,
+    AddressAndPort,
+}
+
+impl Declaration {
+    /// The declaration of a set of ours.
+    pub(super) fn of(set: SetName) -> Self {
+        let map =
+            |key, value| Self { flags: FLAG_MAP, key, value: Some(value), fields: Vec::new(), notes: Notes::Types };
+        let set_of = |flags, key, fields| Self { flags, key, value: None, fields, notes: Notes::Types };
+        let verdict = Field { kind: DATA_VERDICT, length: 0, order: Order::Mixed };
+        let slot = Field { kind: TYPE_INTEGER, length: 4, order: Order::Host };
+        match set.schema() {
+            SetSchema::PortToChain => {
+                map(Field { kind: TYPE_PROTOCOL << TYPE_BITS | TYPE_SERVICE, length: 8, order: Order::Mixed }, verdict)
+            }
+            SetSchema::AddressToChain(family) => map(address(family), verdict),
+            SetSchema::SlotToTarget(family) => {
+                let address = address(family);
+                let target = Field {
+                    kind: address.kind << TYPE_BITS | TYPE_SERVICE,
+                    length: address.length + 4,
+                    order: Order::Mixed,
+                };
+                Self { notes: Notes::SlotTo(family, Tail::AddressAndPort), ..map(slot, target) }
+            }
+            SetSchema::SlotToAddress(family) => {
+                Self { notes: Notes::SlotTo(family, Tail::Address), ..map(slot, address(family)) }
+            }
+            SetSchema::MacToMark => map(
+                Field { kind: TYPE_ETHER, length: 6, order: Order::Network },
+                Field { kind: TYPE_MARK, length: 4, order: Order::Host },
+            ),
+            SetSchema::Addresses(family) => set_of(0, address(family), Vec::new()),
+            SetSchema::Prefixes(family) => set_of(FLAG_INTERVAL, address(family), Vec::new()),
+            SetSchema::PrefixPairs(family) => {
+                let Field { kind, length, .. } = address(family);
+                set_of(
+                    FLAG_INTERVAL | FLAG_CONCAT,
+                    Field { kind: kind << TYPE_BITS | kind, length: 2 * length, order: Order::Mixed },
+                    vec![length; 2],
+                )
+            }
+        }
+    }
+
+    /// Writes what `NFT_MSG_NEWSET` says behind table and name.
+    pub(super) fn write(&self, set: &mut Attributes<'_>) {
+        set.number(nfta::SET_FLAGS, self.flags);
+        set.number(nfta::SET_KEY_TYPE, self.key.kind);
+        set.number(nfta::SET_KEY_LEN, self.key.length);
+        if let Some(value) = self.value {
+            set.number(nfta::SET_DATA_TYPE, value.kind);
+            set.number(nfta::SET_DATA_LEN, value.length);
+        }
+        if !self.fields.is_empty() {
+            set.nest(nfta::SET_DESC, |desc| {
+                desc.nest(nfta::SET_DESC_CONCAT, |concat| {
+                    for length in &self.fields {
+                        concat.nest(nfta::LIST_ELEM, |field| field.number(nfta::SET_FIELD_LEN, *length));
+                    }
+                });
+            });
+        }
+        set.bytes(nfta::SET_USERDATA, &self.userdata());
+    }
+
+    /// Whether the kernel's description of a set says the same; otherwise what differs.
+    pub(super) fn check(&self, described: &[u8]) -> Result<(), String> {
+        let expected = [
+            ("flags", nfta::SET_FLAGS, self.flags),
+            ("key type", nfta::SET_KEY_TYPE, self.key.kind),
+            ("key length", nfta::SET_KEY_LEN, self.key.length),
+            ("value type", nfta::SET_DATA_TYPE, self.value.map_or(0, |value| value.kind)),
+            // The kernel reports a verdict's length as it stores it, 16 bytes; its type says enough.
+            ("value length", nfta::SET_DATA_LEN, self.value.map_or(0, |value| value.length)),
+        ];
+        for (what, attribute, wanted) in expected {
+            let found = wire::number(described, attribute).unwrap_or(0);
+            let is_verdict = self.value.is_some_and(|value| value.kind == DATA_VERDICT);
+            if found != wanted && !(attribute == nfta::SET_DATA_LEN && is_verdict) {
+                return Err(format!("its {what} is {found:#x} instead of {wanted:#x}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// nft's notes on a set (libnftnl's udata.h, `enum nftnl_udata_set_types`): the byte orders and, where a type has no
+    /// name, the expressions that stand for it.
+    fn userdata(&self) -> Vec<u8> {
+        const KEY_ORDER: u8 = 0;
+        const DATA_ORDER: u8 = 1;
+        const KEY_TYPEOF: u8 = 3;
+        const DATA_TYPEOF: u8 = 4;
+
+        let mut notes = note(KEY_ORDER, &(self.key.order as u32).to_ne_bytes());
+        if let Some(value) = self.value {
+            notes.extend(note(DATA_ORDER, &(value.order as u32).to_ne_bytes()));
+        }
+        if let Notes::SlotTo(family, tail) = self.notes {
+            notes.extend(note(KEY_TYPEOF, &numgen_note()));
+            let address = address_note(family);
+            let value = match tail {
+                Tail::Address => address,
+                Tail::AddressAndPort => concat_note(&[address, port_note()]),
+            };
+            notes.extend(note(DATA_TYPEOF, &value));
+        }
+        notes
+    }
+}
+
+fn address(family: Family) -> Field {
+    match family {
+        Family::V4 => Field { kind: TYPE_IPV4, length: 4, order: Order::Network },
+        Family::V6 => Field { kind: TYPE_IPV6, length: 16, order: Order::Network },
+    }
+}
+
+/// One note: type, length, value. All of ours are far shorter than 255 bytes.
+fn note(kind: u8, value: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, u8::try_from(value.len()).unwrap_or(u8::MAX)];
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+/// nft's note on an expression: its kind (`enum expr_types` in nft's expression.h) and its own notes.
+fn expression_note(kind: u32, content: &[u8]) -> Vec<u8> {
+    [note(0, &kind.to_ne_bytes()), note(1, content)].concat()
+}
+
+/// `numgen inc mod 65536`: type, modulus, offset.
+fn numgen_note() -> Vec<u8> {
+    let fields = [0_u32, 65_536, 0];
+    let content: Vec<u8> = (0_u8..).zip(fields).flat_map(|(index, value)| note(index, &value.to_ne_bytes())).collect();
+    expression_note(23, &content)
+}
+
+/// A field of a header, by nft's numbers for the header (`enum proto_desc_id` in its proto.h) and the field in it.
+fn payload_note(header: u32, field: u32) -> Vec<u8> {
+    expression_note(7, &[note(0, &header.to_ne_bytes()), note(1, &field.to_ne_bytes())].concat())
+}
+
+/// `ip daddr` or `ip6 daddr`.
+fn address_note(family: Family) -> Vec<u8> {
+    match family {
+        Family::V4 => payload_note(12, 12),
+        Family::V6 => payload_note(13, 9),
+    }
+}
+
+/// `th dport`.
+fn port_note() -> Vec<u8> {
+    payload_note(11, 2)
+}
+
+fn concat_note(parts: &[Vec<u8>]) -> Vec<u8> {
+    let content: Vec<u8> = (0_u8..).zip(parts).flat_map(|(index, part)| note(index, part)).collect();
+    expression_note(13, &content)
+}

@@ -1,0 +1,9 @@
+//! The front door: which replicas take connections, and the rows that spread new connections over them.
+
+mod balanced;
+mod slots;
+mod tables;
+
+pub use balanced::{Balancing, balancing, is_alive};
+pub use slots::{SLOTS_MAX, interleave};
+pub use tables::tables;

@@ -1,0 +1,34 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::model::{Family, NodeId};
+
+/// The address by which routes name a remote node's VTEP. It is link-local, follows from the node's number and is
+/// carried by no device: a permanent neighbour on the tunnel gives it the VTEP's MAC, and that is all it is for.
+///
+/// IPv4: 169.254.64.0/20 (RFC 3927), clear of the containers' gateway 169.254.1.1 and of the clouds' metadata service
+/// 169.254.169.254. IPv6: fe80::77:6566:0/112.
+pub fn gateway(family: Family, node: NodeId) -> IpAddr {
+    let [high, low] = node.get().to_be_bytes();
+    match family {
+        Family::V4 => Ipv4Addr::new(169, 254, 64 + high, low).into(),
+        Family::V6 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x77, 0x6566, node.get()).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::model::Network;
+
+    #[test]
+    fn gateways_are_distinct_link_local_and_nobody_elses() {
+        let v4: BTreeSet<IpAddr> = NodeId::all().map(|node| gateway(Family::V4, node)).collect();
+        let v6: BTreeSet<IpAddr> = NodeId::all().map(|node| gateway(Family::V6, node)).collect();
+        assert_eq!((v4.len(), v6.len()), (4095, 4095));
+        assert!(v4.iter().all(|address| matches!(address, IpAddr::V4(v4) if v4.is_link_local())));
+        assert!(!v4.contains(&Network::GATEWAY_V4.into()) && !v6.contains(&Network::GATEWAY_V6.into()));
+        assert!(!v4.contains(&"169.254.169.254".parse().unwrap()));
+    }
+}

@@ -1,0 +1,133 @@
+//! Ruleset values that the goldens and the kernel tests share.
+
+use std::collections::BTreeMap;
+
+use weft::model::{Chain, ChainName, Family, L4, Mac, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot};
+
+/// The tunnel's port.
+pub(crate) const PORT: u16 = 7789;
+/// The mark's bits.
+pub(crate) const MASK: u32 = 0x0fff_0000;
+
+/// Every kind of rule and set, both families.
+pub(crate) fn everything() -> Ruleset {
+    let service = ServiceId::new(7).unwrap();
+    let first = Slot(7 << 16);
+    let mut ruleset = Ruleset::default();
+
+    let mut set = |name: SetName, elements: Vec<(SetKey, SetValue)>| {
+        ruleset.sets.insert(name, elements.into_iter().collect::<BTreeMap<_, _>>());
+    };
+    let goto_port = |protocol, port| SetValue::Goto(ChainName::Port(protocol, port));
+    set(
+        SetName::Ports,
+        vec![
+            (SetKey::Port(L4::Tcp, 80), goto_port(L4::Tcp, 80)),
+            (SetKey::Port(L4::Udp, 53), goto_port(L4::Udp, 53)),
+            (SetKey::Port(L4::Tcp, 65535), goto_port(L4::Tcp, 65535)),
+        ],
+    );
+    set(
+        SetName::Vteps,
+        (1_u16..4)
+            .map(|node| {
+                let mac = Mac([2, 0x77, 0x65, 0x66, 0, u8::try_from(node).unwrap()]);
+                (SetKey::Mac(mac), SetValue::Mark(u32::from(node) << 16))
+            })
+            .collect(),
+    );
+    for (family, [vip, replica, other, peer], prefixes) in [
+        (
+            Family::V4,
+            ["10.9.240.1", "10.9.0.2", "10.9.1.2", "192.0.2.7"],
+            // Side by side, up to the last address, and a single one.
+            ["10.9.0.0/24", "10.9.1.0/24", "255.255.0.0/16", "10.77.0.1/32"],
+        ),
+        (
+            Family::V6,
+            ["fd00:9::f000:1", "fd00:9::2", "fd00:9:0:1::2", "2001:db8::7"],
+            ["fd00:9::/64", "fd00:9:0:1::/64", "ff00::/8", "fd77::1/128"],
+        ),
+    ] {
+        let address = |text: &str| text.parse().unwrap();
+        let prefix = |text: &str| SetKey::Prefix(text.parse().unwrap());
+        set(SetName::Vips(family), vec![(SetKey::Address(address(vip)), SetValue::Goto(ChainName::Vip(service)))]);
+        set(
+            SetName::Targets(family, 7),
+            [replica, other]
+                .iter()
+                .zip(0..)
+                .map(|(replica, turn)| {
+                    (SetKey::Slot(Slot(first.0 + turn)), SetValue::Target((address(replica), 8080).into()))
+                })
+                .collect(),
+        );
+        set(SetName::Replicas(family, 255), vec![(SetKey::Slot(Slot(u32::MAX)), SetValue::Address(address(replica)))]);
+        set(SetName::Peers(family), vec![(SetKey::Address(address(peer)), SetValue::Nothing)]);
+        set(SetName::Networks(family), prefixes.iter().map(|text| (prefix(text), SetValue::Nothing)).collect());
+        set(SetName::Internal(family), vec![(prefix(prefixes[1]), SetValue::Nothing)]);
+        let pair = |text: &str| SetKey::PrefixPair(text.parse().unwrap(), text.parse().unwrap());
+        set(SetName::Within(family), prefixes.iter().map(|text| (pair(text), SetValue::Nothing)).collect());
+    }
+
+    let both = |rule: fn(Family) -> Rule| Family::BOTH.map(rule).to_vec();
+    let balance_port = |protocol| {
+        Family::BOTH.map(|family| Rule::BalancePort { family, protocol, shard: 7, first, slots: 2 }).to_vec()
+    };
+    let refuse = || vec![Rule::RefuseTcp, Rule::RefuseOther];
+    for (name, rules) in [
+        (
+            ChainName::RawPrerouting,
+            vec![
+                Rule::TunnelFromPeer(Family::V4, PORT),
+                Rule::TunnelFromPeer(Family::V6, PORT),
+                Rule::TunnelFromStranger(PORT),
+            ],
+        ),
+        (ChainName::RawOutput, both(|family| Rule::TunnelToPeer(family, PORT))),
+        (ChainName::ManglePrerouting, vec![Rule::EnterFromTunnel, Rule::EnterFromContainer]),
+        (ChainName::FromTunnel, vec![Rule::RememberIngress]),
+        (ChainName::FromContainer, vec![Rule::DropSpoofed, Rule::ReturnToIngress(MASK)]),
+        (ChainName::NatPrerouting, [both(Rule::DispatchVip), vec![Rule::DispatchPublished]].concat()),
+        (ChainName::NatOutput, [both(Rule::DispatchVip), both(Rule::DispatchPublishedLocally)].concat()),
+        (
+            ChainName::Forward,
+            [
+                vec![Rule::AcceptEstablished],
+                both(Rule::AcceptWithin),
+                both(Rule::RefuseCrossing),
+                both(Rule::RefuseInternalOut),
+                both(Rule::RefuseUnpublished),
+            ]
+            .concat(),
+        ),
+        (ChainName::ManglePostrouting, vec![Rule::ClearMark(MASK)]),
+        (ChainName::NatPostrouting, [both(Rule::KeepWithin), both(Rule::Masquerade)].concat()),
+        (
+            ChainName::Vip(service),
+            [
+                Family::BOTH
+                    .map(|family| Rule::BalanceVip { family, shard: 255, first: Slot(u32::MAX), slots: 1 })
+                    .to_vec(),
+                refuse(),
+            ]
+            .concat(),
+        ),
+        (ChainName::Port(L4::Tcp, 80), [balance_port(L4::Tcp), refuse()].concat()),
+        (ChainName::Port(L4::Udp, 53), [balance_port(L4::Udp), refuse()].concat()),
+        (ChainName::Port(L4::Tcp, 65535), refuse()),
+    ] {
+        ruleset.chains.insert(name, Chain { rules });
+    }
+    ruleset
+}
+
+/// The least: base chains alone, no sets' elements.
+pub(crate) fn bare() -> Ruleset {
+    let mut ruleset = Ruleset::default();
+    ruleset.sets.insert(SetName::Ports, BTreeMap::new());
+    ruleset.sets.insert(SetName::Within(Family::V6), BTreeMap::new());
+    ruleset.chains.insert(ChainName::NatPrerouting, Chain { rules: vec![Rule::DispatchPublished] });
+    ruleset.chains.insert(ChainName::Forward, Chain::default());
+    ruleset
+}
