@@ -25,7 +25,9 @@ impl FromStr for ClusterId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        u128::from_str_radix(text, 16).map(Self).map_err(|_| format!("{text:?} is not a cluster id of 32 hexadecimal digits"))
+        u128::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| format!("{text:?} is not a cluster id of 32 hexadecimal digits"))
     }
 }
 

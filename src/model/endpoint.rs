@@ -26,7 +26,9 @@ impl FromStr for EndpointId {
         if text.len() != 16 {
             return Err(format!("{text:?} is not an endpoint id of 16 hexadecimal digits"));
         }
-        u64::from_str_radix(text, 16).map(Self).map_err(|_| format!("{text:?} is not an endpoint id of 16 hexadecimal digits"))
+        u64::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| format!("{text:?} is not an endpoint id of 16 hexadecimal digits"))
     }
 }
 

@@ -169,7 +169,10 @@ impl MarkMask {
         if contiguous && width >= 12 {
             Ok(Self(bits))
         } else {
-            Err(format!("{bits:#010x} is not a mask of 12 or more bits side by side, such as {:#010x}", Self::DEFAULT.0))
+            Err(format!(
+                "{bits:#010x} is not a mask of 12 or more bits side by side, such as {:#010x}",
+                Self::DEFAULT.0
+            ))
         }
     }
 

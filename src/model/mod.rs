@@ -19,8 +19,8 @@ pub use block::Block;
 pub use cluster::{Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, UnreadableRecord};
 pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, NetnsRef};
 pub use host::{
-    HostFacts, HostState, LinkName, MarkMask, NextHop, PolicyAction, PolicyRule, ROUTE_PROTOCOL, Route, RouteTable, Sysctl, VTEP_LINK,
-    Vtep, FIRST_NODE_TABLE,
+    FIRST_NODE_TABLE, HostFacts, HostState, LinkName, MarkMask, NextHop, PolicyAction, PolicyRule, ROUTE_PROTOCOL,
+    Route, RouteTable, Sysctl, VTEP_LINK, Vtep,
 };
 pub use mac::Mac;
 pub use name::{Name, NameError};

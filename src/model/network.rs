@@ -59,7 +59,9 @@ impl Subnet {
     pub fn vip_range(&self) -> IpNet {
         let len = self.prefix.prefix_len() + 4;
         match (self.prefix, self.prefix.broadcast()) {
-            (IpNet::V4(_), IpAddr::V4(last)) => Ipv4Net::new(last, len).map(|net| IpNet::V4(net.trunc())).unwrap_or(self.prefix),
+            (IpNet::V4(_), IpAddr::V4(last)) => {
+                Ipv4Net::new(last, len).map(|net| IpNet::V4(net.trunc())).unwrap_or(self.prefix)
+            }
             (_, last) => {
                 let last = match last {
                     IpAddr::V6(last) => last,

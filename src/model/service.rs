@@ -1,9 +1,4 @@
-use std::{
-    fmt,
-    net::IpAddr,
-    num::NonZeroU16,
-    str::FromStr,
-};
+use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
 
 use super::{L4, Name, NetworkId};
 
