@@ -5,6 +5,8 @@
 //!                                      weft.vx ---- tun0 peer (198.51.100.9 behind it)
 //! ```
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read, Write},
@@ -28,6 +30,7 @@ use weft::{
 mod nft_support;
 
 #[path = "../../tests/goldens/rulesets.rs"]
+#[expect(dead_code, reason = "only the whole one is of use here")]
 mod rulesets;
 
 /// Far more than any answer takes here, far less than a retransmission limit.
@@ -282,21 +285,18 @@ type Call = fn(SocketAddr) -> std::io::Result<(SocketAddr, IpAddr)>;
 #[test]
 fn published_ports_take_exact_turns_and_keep_the_client() {
     let world = World::new(&ruleset());
-    let mut expected = vec![];
     for family in [0, 1] {
         for (call, port) in [(call_tcp as Call, 80), (call_udp as Call, 53)] {
-            expected.clear();
             for turn in 0..9 {
                 let (end, seen) = world.client.run(move || call(at(NODE[family], port)).unwrap());
                 assert_eq!(end, at(REPLICAS[family][turn % 3], 8080), "turn {turn}, port {port}");
                 assert_eq!(seen, CLIENT[family].parse::<IpAddr>().unwrap());
-                expected.push(end);
             }
         }
         // The node itself goes on where the client stopped: both hooks share the chain.
-        for turn in 0..3 {
+        for replica in REPLICAS[family] {
             let (end, seen) = world.node.run(move || call_tcp(at(NODE[family], 80)).unwrap());
-            assert_eq!(end, at(REPLICAS[family][turn], 8080));
+            assert_eq!(end, at(replica, 8080));
             assert_eq!(seen, NODE[family].parse::<IpAddr>().unwrap());
         }
     }
@@ -437,7 +437,7 @@ fn containers_leave_with_the_nodes_address_and_never_with_anothers() {
         let (length, from) = loop {
             match receiver.recv_from(&mut buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                received => break received.unwrap(),
+                result => break result.unwrap(),
             }
         };
         assert_eq!(&buffer[..length], b"honest");

@@ -9,6 +9,7 @@
 //! Nothing here starts `nft`, and no other table is written or waited for.
 
 mod apply;
+mod batch;
 mod changes;
 mod code;
 mod comment;
@@ -27,7 +28,7 @@ pub use self::{changes::NftChanges, render::render};
 use crate::{kernel::KernelError, model::Ruleset, plan::NftChange};
 
 use self::{
-    apply::Ground,
+    batch::Ground,
     observe::Table,
     socket::{NetlinkSocket, RequestError},
 };
