@@ -500,3 +500,27 @@ fn others_at_work_do_not_disturb() {
         assert!(other.join().unwrap() > 0);
     });
 }
+
+#[test]
+fn a_chain_may_be_deleted_after_its_element() {
+    isolated(|| async {
+        let nft = installed(&rulesets::everything()).await;
+        let chain = ChainName::Port(L4::Tcp, 80);
+        let to_chain = |port| (SetKey::Port(L4::Tcp, port), SetValue::Goto(chain));
+        nft.apply(&[NftChange::AddElements(SetName::Ports, vec![to_chain(81)])]).await.unwrap();
+        // Two point to it and one goes: the chain stays, which is found out in the second transaction.
+        let error = nft
+            .apply(&[NftChange::DeleteElements(SetName::Ports, vec![to_chain(80)]), NftChange::DeleteChain(chain)])
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("remove the chain port_tcp_80"), "{error}");
+        let seen = nft.observe().await.unwrap().unwrap();
+        assert!(!seen.sets[&SetName::Ports].contains_key(&to_chain(80).0));
+        assert!(seen.chains.contains_key(&chain));
+
+        nft.apply(&[NftChange::DeleteElements(SetName::Ports, vec![to_chain(81)]), NftChange::DeleteChain(chain)])
+            .await
+            .unwrap();
+        assert!(!nft.observe().await.unwrap().unwrap().chains.contains_key(&chain));
+    });
+}

@@ -10,7 +10,11 @@ use std::{borrow::Cow, collections::BTreeSet, fmt::Display};
 
 use nix::errno::Errno;
 
-use crate::{kernel::KernelError, model::Chain, plan::NftChange};
+use crate::{
+    kernel::KernelError,
+    model::{Chain, ChainName, SetValue},
+    plan::NftChange,
+};
 
 use super::{
     TABLE,
@@ -92,7 +96,6 @@ fn mend<'a>(
     refusal: &Refusal,
 ) -> Result<(), String> {
     let Some(place) = tasks.iter().position(|task| task.index == index) else { return Ok(()) };
-    let frees_chains = tasks.iter().any(|task| lets_go(&task.change));
     match (&*tasks[place].change, refusal.errno) {
         (NftChange::DeleteTable | NftChange::DeleteChain(_) | NftChange::DeleteSet(_), Errno::ENOENT) => {
             tasks.remove(place);
@@ -111,7 +114,7 @@ fn mend<'a>(
             Ok(())
         }
         // Before Linux 6.2 an element lets go of its chain only when the batch that deletes it is done.
-        (NftChange::DeleteChain(_), Errno::EBUSY) if frees_chains => {
+        (NftChange::DeleteChain(chain), Errno::EBUSY) if tasks.iter().any(|task| lets_go(&task.change, *chain)) => {
             later.push(tasks.remove(place));
             Ok(())
         }
@@ -119,8 +122,12 @@ fn mend<'a>(
     }
 }
 
-fn lets_go(change: &NftChange) -> bool {
-    matches!(change, NftChange::DeleteElements(..) | NftChange::DeleteSet(_))
+/// Whether the change deletes an element that points to the chain.
+fn lets_go(change: &NftChange, chain: ChainName) -> bool {
+    match change {
+        NftChange::DeleteElements(_, elements) => elements.iter().any(|(_, value)| *value == SetValue::Goto(chain)),
+        _ => false,
+    }
 }
 
 /// The kernel's answer in words.
