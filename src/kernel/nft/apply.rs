@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::{
     kernel::KernelError,
-    model::{Chain, ChainName, SetValue},
+    model::{Chain, ChainName, SetSchema, SetValue},
     plan::NftChange,
 };
 
@@ -122,10 +122,11 @@ fn mend<'a>(
     }
 }
 
-/// Whether the change deletes an element that points to the chain.
+/// Whether the change deletes an element that points, or may point, to the chain.
 fn lets_go(change: &NftChange, chain: ChainName) -> bool {
     match change {
         NftChange::DeleteElements(_, elements) => elements.iter().any(|(_, value)| *value == SetValue::Goto(chain)),
+        NftChange::DeleteSet(set) => matches!(set.schema(), SetSchema::PortToChain | SetSchema::AddressToChain(_)),
         _ => false,
     }
 }
