@@ -1,5 +1,7 @@
 //! Records that cannot be used: each disables its own object and no other, and says what is wrong and what to do.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use weft::{
@@ -141,12 +143,7 @@ const CASES: &[Case] = &[
         [1, 0, 1, 1, 1, 1],
     ),
     ("the life sign of a removed node", &[("alive/8", r#"{"v":1,"name":"omega"}"#)], &[], [1, 1, 1, 1, 1, 1]),
-    (
-        "the generation",
-        &[("generation", "7")],
-        &[("generation", "this is no generation record")],
-        [1, 1, 1, 1, 1, 1],
-    ),
+    ("the generation", &[("generation", "7")], &[("generation", "this is no generation record")], [1, 1, 1, 1, 1, 1]),
     (
         "overlapping prefixes",
         &[("networks/4", r#"{"v":1,"id":4,"name":"red","subnets":[{"prefix":"10.9.128.0/17","block_len":26}]}"#)],

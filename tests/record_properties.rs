@@ -1,5 +1,7 @@
 //! Records under any bytes and any order of events.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::{collections::BTreeMap, time::Instant};
 
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -128,15 +130,12 @@ proptest! {
             let revision = Revision(revision);
             let mut events = Vec::new();
             for (key, value) in commit {
-                match value {
-                    Some(value) => {
-                        now.insert(key.clone(), (value.clone(), revision));
-                        events.push(Event::Put(Entry { key: key.clone(), value: value.clone(), version: revision }));
-                    }
-                    None => {
-                        now.remove(key);
-                        events.push(Event::Delete { key: key.clone() });
-                    }
+                if let Some(value) = value {
+                    now.insert(key.clone(), (value.clone(), revision));
+                    events.push(Event::Put(Entry { key: key.clone(), value: value.clone(), version: revision }));
+                } else {
+                    now.remove(key);
+                    events.push(Event::Delete { key: key.clone() });
                 }
             }
             replayed.apply(&Changes { revision, events });
