@@ -139,7 +139,7 @@ fn difference(desired: &Ruleset, observed: &Ruleset) -> Transactions {
         match part_of_set(*name) {
             Part::Guard => {}
             Part::Mesh => {
-                mesh.extend(delete_elements(*name, elements.iter().map(|(key, value)| (*key, *value)).collect()))
+                mesh.extend(delete_elements(*name, elements.iter().map(|(key, value)| (*key, *value)).collect()));
             }
         }
     }
