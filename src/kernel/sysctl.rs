@@ -16,10 +16,10 @@ use crate::model::Sysctl;
 ///
 /// Forwarding is what makes a host a router. The reverse path filter has to be loose or off on the tunnel: replies to
 /// another node's client leave there, and requests from clients arrive there (ip-sysctl.rst, `rp_filter`).
-pub const MANAGED: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv4/conf/weft.vx/rp_filter"];
+pub(super) const MANAGED: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv4/conf/weft.vx/rp_filter"];
 
 /// The managed settings as they are. One that is not there, such as a device's while there is no device, is left out.
-pub fn observe() -> Result<BTreeMap<Sysctl, String>, KernelError> {
+pub(super) fn observe() -> Result<BTreeMap<Sysctl, String>, KernelError> {
     let mut settings = BTreeMap::new();
     for key in MANAGED {
         let key = Sysctl(key.to_owned());
@@ -31,7 +31,7 @@ pub fn observe() -> Result<BTreeMap<Sysctl, String>, KernelError> {
 }
 
 /// One setting without the white space around it; nothing if there is no such setting.
-pub fn read(key: &Sysctl) -> Result<Option<String>, KernelError> {
+pub(super) fn read(key: &Sysctl) -> Result<Option<String>, KernelError> {
     match fs::read_to_string(path(key)?) {
         Ok(value) => Ok(Some(value.trim().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -41,7 +41,7 @@ pub fn read(key: &Sysctl) -> Result<Option<String>, KernelError> {
 
 /// Sets one setting. What has the value already is not written, so that a read-only `/proc/sys` with the right values in it
 /// is good enough.
-pub fn write(key: &Sysctl, value: &str) -> Result<(), KernelError> {
+pub(super) fn write(key: &Sysctl, value: &str) -> Result<(), KernelError> {
     if read(key)?.as_deref() == Some(value.trim()) {
         return Ok(());
     }
