@@ -2,7 +2,7 @@ use std::{
     fs::{self, File, OpenOptions},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -124,7 +124,7 @@ impl Host {
             .arg(self.folder.join("data"))
             .arg("--run-dir")
             .arg(self.folder.join("run"))
-            .stdin(std::process::Stdio::null())
+            .stdin(Stdio::null())
             .stdout(log.try_clone().context("the log cannot be shared")?)
             .stderr(log);
         let mut agent = self.netns.start(format!("the agent of {}", self.name), command)?;
@@ -137,7 +137,7 @@ impl Host {
         });
         match answers {
             Ok(Ok(())) => {}
-            Ok(Err(error)) | Err(error) => return Err(error.context(format!("its log ends:\n{}", self.log_tail(20)))),
+            Ok(Err(error)) | Err(error) => bail!("{error:#}; its log ends:\n{}", self.log_tail(20)),
         }
         self.agent = Some(agent);
         Ok(())
@@ -210,7 +210,7 @@ impl Host {
         let path = self.folder.join(format!("{what}.log"));
         let log = File::create(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         let mut command = self.command(words);
-        command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.netns.start(what, command)
     }
 
@@ -229,7 +229,8 @@ impl Host {
         self.netns.enter(|| testkit::fetch(METRICS.parse()?, "/metrics", Duration::from_secs(2)))
     }
 
-    /// The sum of all samples whose metric name contains `part`.
+    /// The sum of all samples whose metric name contains `part`; 0 if there are none yet, as of a labelled counter that has
+    /// not counted anything.
     pub fn metric(&self, part: &str) -> Result<f64> {
         let text = self.metrics()?;
         let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
@@ -237,7 +238,6 @@ impl Host {
             .filter(|(name, _)| name.split('{').next().is_some_and(|name| name.contains(part)))
             .filter_map(|(_, value)| value.parse().ok())
             .collect();
-        ensure!(!values.is_empty(), "{} has no metric whose name contains {part:?}", self.name);
         Ok(values.iter().sum())
     }
 
@@ -255,7 +255,7 @@ impl Host {
     /// replica that does not listen yet.
     pub fn serve(&self, network: &str, name: &str, words: &str, port: u16) -> Result<Container> {
         let netns = Netns::create(format!("{}-{name}", self.netns.name()))?;
-        let program = netns.enter(|| start_replica(name, port))?;
+        let program = start_replica(&netns, name, port)?;
         let path = netns.path();
         self.weft_ok(&format!("attach --netns {} --network {network} --name {name} {words}", path.display()))?;
         let address = self.endpoint_address(network, name)?;
@@ -314,20 +314,19 @@ impl Container {
 
     /// Starts the replica's program in it.
     pub fn start_replica(&mut self, port: u16) -> Result<()> {
-        self.program = Some(self.netns.enter(|| start_replica(&self.name, port))?);
+        self.program = Some(start_replica(&self.netns, &self.name, port)?);
         Ok(())
     }
 }
 
-/// Starts the replica's program in this thread's namespace and waits until it answers there.
-fn start_replica(name: &str, port: u16) -> Result<Process> {
+/// Starts the replica's program in a namespace and waits until it answers there.
+pub fn start_replica(netns: &Netns, name: &str, port: u16) -> Result<Process> {
     let mut command = Command::new(crate::topology::beside_us("weft-testkit")?);
-    command
-        .args(["serve", &port.to_string(), name])
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null());
-    let process = Process::start(format!("the replica {name}"), command)?;
+    command.args(["serve", &port.to_string(), name]).stdin(Stdio::null()).stdout(Stdio::null());
     let here = SocketAddr::from(([127, 0, 0, 1], port));
-    wait_until(format!("the replica {name} answers"), SERVE_BOUND, || testkit::ask(here, SERVE_BOUND))?;
-    Ok(process)
+    netns.enter(|| {
+        let process = Process::start(format!("the replica {name}"), command)?;
+        wait_until(format!("the replica {name} answers"), SERVE_BOUND, || testkit::ask(here, SERVE_BOUND))?;
+        Ok(process)
+    })
 }

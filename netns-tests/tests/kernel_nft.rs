@@ -1,7 +1,7 @@
 //! The nftables edge against the kernel: what is written is read back, and does to packets what it says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     process::{Command, Output},
     time::Duration,
 };
@@ -16,25 +16,16 @@ use weft::{
 #[path = "../../tests/goldens/rulesets.rs"]
 mod rulesets;
 
-/// All changes that make a ruleset from nothing.
-fn making(ruleset: &Ruleset) -> Vec<NftChange> {
-    let sets = ruleset.sets.keys().map(|set| NftChange::AddSet(*set));
-    let chains = ruleset.chains.keys().map(|chain| NftChange::AddChain(*chain));
-    let elements = ruleset
-        .sets
-        .iter()
-        .filter(|(_, elements)| !elements.is_empty())
-        .map(|(set, elements)| NftChange::AddElements(*set, elements.iter().map(|(k, v)| (*k, *v)).collect()));
-    let rules = ruleset.chains.iter().map(|(name, chain)| NftChange::SetRules(*name, chain.clone()));
-    [NftChange::AddTable].into_iter().chain(sets).chain(chains).chain(elements).chain(rules).collect()
-}
+mod nft_support;
+
+use nft_support::making;
 
 fn command(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
 /// Runs `nft` in the test's namespace (the thread's).
-fn nft(script: &str) -> String {
+fn nft_text(script: &str) -> String {
     let Output { status, stdout, stderr } = command("nft", &[script]);
     assert!(status.success(), "nft {script}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
@@ -53,7 +44,7 @@ fn listing() -> BTreeMap<String, Vec<String>> {
     let mut blocks: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut head = String::new();
     let mut elements = None::<String>;
-    for line in nft("list table inet weft").lines().skip(1).map(str::trim) {
+    for line in nft_text("list table inet weft").lines().skip(1).map(str::trim) {
         if let Some(text) = line.strip_prefix("elements = {") {
             elements = Some(text.to_owned());
         } else if let Some(text) = &mut elements {
@@ -127,4 +118,384 @@ fn text_and_expressions_agree() {
         }
         assert_eq!(ours, theirs);
     }
+}
+
+async fn installed(ruleset: &Ruleset) -> Nft {
+    let nft = Nft::open().unwrap();
+    nft.apply(&making(ruleset)).await.unwrap();
+    nft
+}
+
+/// The rules of a chain with their handles, as `nft` sees them.
+fn handles(chain: &str) -> Vec<String> {
+    let listing = command("nft", &["-a", "list", "chain", "inet", "weft", chain]);
+    String::from_utf8(listing.stdout)
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split_once("# handle "))
+        .filter(|(rule, _)| !rule.contains('{'))
+        .map(|(_, handle)| handle.to_owned())
+        .collect()
+}
+
+fn prefix(text: &str) -> (SetKey, SetValue) {
+    (SetKey::Prefix(text.parse().unwrap()), SetValue::Nothing)
+}
+
+fn pair(source: &str, destination: &str) -> (SetKey, SetValue) {
+    (SetKey::PrefixPair(source.parse().unwrap(), destination.parse().unwrap()), SetValue::Nothing)
+}
+
+#[test]
+fn elements_come_and_go_alone() {
+    isolated(|| async {
+        let nft = installed(&rulesets::everything()).await;
+        let mut wanted = rulesets::everything();
+        let target = |turn: u32, address: &str| {
+            (SetKey::Slot(Slot((7 << 16) + turn)), SetValue::Target(address.parse().unwrap()))
+        };
+        // Every order in which neighbours can come and go; adding twice and deleting twice.
+        type Delta = (SetName, Vec<(SetKey, SetValue)>, Vec<(SetKey, SetValue)>);
+        let networks4 = SetName::Networks(Family::V4);
+        let networks6 = SetName::Networks(Family::V6);
+        let deltas: Vec<Delta> = vec![
+            (networks4, vec![prefix("10.9.1.0/24")], vec![]),
+            (networks4, vec![], vec![prefix("10.9.1.0/24")]),
+            (networks4, vec![prefix("10.9.0.0/24")], vec![]),
+            (networks4, vec![], vec![prefix("10.9.0.0/24"), prefix("10.9.2.0/24"), prefix("10.8.255.0/24")]),
+            (networks4, vec![], vec![prefix("10.9.0.0/24")]),
+            (networks4, vec![prefix("10.9.1.0/24"), prefix("10.99.0.0/16")], vec![]),
+            (networks4, vec![prefix("255.255.0.0/16"), prefix("10.9.1.0/24")], vec![]),
+            (networks4, vec![prefix("10.9.0.0/24"), prefix("10.9.2.0/24")], vec![prefix("10.9.1.0/24")]),
+            (networks4, vec![], vec![prefix("0.0.0.0/8"), prefix("255.255.0.0/16")]),
+            (networks6, vec![prefix("fd00:9::/64")], vec![prefix("fd00:9:0:2::/64")]),
+            (networks6, vec![prefix("ff00::/8")], vec![prefix("fd00:9::/64")]),
+            (
+                SetName::Within(Family::V4),
+                vec![pair("10.9.0.0/24", "10.9.0.0/24")],
+                vec![pair("10.9.2.0/24", "10.9.2.0/24"), pair("10.9.2.0/24", "10.9.1.0/24")],
+            ),
+            (
+                SetName::Within(Family::V6),
+                vec![pair("fd00:9:0:1::/64", "fd00:9:0:1::/64")],
+                vec![pair("fd00:9:0:2::/64", "fd00:9:0:2::/64")],
+            ),
+            // A slot changes hands in one batch.
+            (SetName::Targets(Family::V4, 7), vec![target(1, "10.9.1.2:8080")], vec![target(1, "10.9.0.9:1")]),
+            (
+                SetName::Ports,
+                vec![(SetKey::Port(L4::Tcp, 80), SetValue::Goto(ChainName::Port(L4::Tcp, 80)))],
+                vec![(SetKey::Port(L4::Tcp, 81), SetValue::Goto(ChainName::Port(L4::Tcp, 80)))],
+            ),
+        ];
+        for (set, delete, add) in deltas {
+            let elements = wanted.sets.get_mut(&set).unwrap();
+            for (key, _) in &delete {
+                elements.remove(key);
+            }
+            elements.extend(add.iter().copied());
+            let add = (!add.is_empty()).then_some(NftChange::AddElements(set, add));
+            let delete = (!delete.is_empty()).then_some(NftChange::DeleteElements(set, delete));
+            nft.apply(&[delete, add].into_iter().flatten().collect::<Vec<_>>()).await.unwrap();
+            similar(nft.observe().await.unwrap().unwrap(), &wanted);
+        }
+    });
+}
+
+#[test]
+fn a_changed_rule_leaves_the_others_alone() {
+    isolated(|| async {
+        let ruleset = rulesets::everything();
+        let nft = installed(&ruleset).await;
+        let chain = ChainName::Port(L4::Tcp, 80);
+        let mut rules = ruleset.chains[&chain].rules.clone();
+        let before = handles("port_tcp_80");
+        let Rule::BalancePort { slots, .. } = &mut rules[0] else { panic!("{rules:?}") };
+        *slots = 5;
+        nft.apply(&[NftChange::SetRules(chain, Chain { rules: rules.clone() })]).await.unwrap();
+        let after = handles("port_tcp_80");
+        assert_eq!(after.len(), 4);
+        assert_eq!(before[1..], after[1..]);
+        assert_eq!(nft.observe().await.unwrap().unwrap().chains[&chain].rules, rules);
+
+        // Shorter, longer, twice in one batch, and through removal.
+        let (short, long) = (Chain { rules: rules[..2].to_vec() }, Chain { rules: rules.repeat(2) });
+        for changes in [
+            vec![NftChange::SetRules(chain, short.clone())],
+            vec![NftChange::SetRules(chain, long.clone())],
+            vec![NftChange::SetRules(chain, long.clone()), NftChange::SetRules(chain, short.clone())],
+            vec![NftChange::SetRules(chain, Chain::default())],
+            vec![
+                NftChange::DeleteElements(
+                    SetName::Ports,
+                    vec![(SetKey::Port(L4::Tcp, 80), SetValue::Goto(ChainName::Port(L4::Tcp, 80)))],
+                ),
+                NftChange::DeleteChain(chain),
+                NftChange::AddChain(chain),
+                NftChange::SetRules(chain, long.clone()),
+            ],
+        ] {
+            nft.apply(&changes).await.unwrap();
+            let Some(NftChange::SetRules(_, wanted)) = changes.last() else { panic!("{changes:?}") };
+            assert_eq!(&nft.observe().await.unwrap().unwrap().chains[&chain], wanted);
+        }
+    });
+}
+
+#[test]
+fn deleting_what_is_not_there_succeeds() {
+    isolated(|| async {
+        let nft = installed(&rulesets::bare()).await;
+        let chain = ChainName::Port(L4::Udp, 9);
+        let gone = (SetKey::Port(L4::Udp, 9), SetValue::Goto(chain));
+        nft.apply(&[NftChange::AddChain(chain), NftChange::AddElements(SetName::Ports, vec![gone])]).await.unwrap();
+        let never = (SetKey::Port(L4::Udp, 10), SetValue::Goto(chain));
+        let changes = [
+            NftChange::DeleteElements(SetName::Ports, vec![never, gone]),
+            NftChange::DeleteElements(
+                SetName::Vteps,
+                vec![(SetKey::Mac(weft::model::Mac::GATEWAY), SetValue::Mark(1))],
+            ),
+            NftChange::DeleteChain(chain),
+            NftChange::DeleteChain(ChainName::FromTunnel),
+            NftChange::DeleteSet(SetName::Vteps),
+        ];
+        nft.apply(&changes).await.unwrap();
+        similar(nft.observe().await.unwrap().unwrap(), &rulesets::bare());
+        nft.apply(&changes).await.unwrap();
+        nft.apply(&[NftChange::DeleteTable]).await.unwrap();
+        nft.apply(&changes).await.unwrap();
+        assert_eq!(nft.observe().await.unwrap(), None);
+    });
+}
+
+#[test]
+fn an_error_names_the_change_and_nothing_is_done() {
+    isolated(|| async {
+        let nft = installed(&rulesets::everything()).await;
+        let error = nft
+            .apply(&[
+                NftChange::AddChain(ChainName::Port(L4::Udp, 9)),
+                NftChange::DeleteChain(ChainName::Port(L4::Tcp, 80)),
+                NftChange::AddSet(SetName::Replicas(Family::V4, 9)),
+            ])
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("remove the chain port_tcp_80"), "{error}");
+        assert!(error.contains("busy") && error.contains("errno 16"), "{error}");
+        similar(nft.observe().await.unwrap().unwrap(), &rulesets::everything());
+
+        let misfit = (SetKey::Address("::1".parse().unwrap()), SetValue::Nothing);
+        let error = nft.apply(&[NftChange::AddElements(SetName::Peers(Family::V4), vec![misfit])]).await.unwrap_err();
+        assert!(error.to_string().contains("does not belong in the set peers4"), "{error}");
+        let error = nft
+            .apply(&[NftChange::SetRules(ChainName::Forward, Chain { rules: vec![Rule::Foreign(3)] })])
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("give the chain forward its 1 rules"), "{error}");
+    });
+}
+
+#[test]
+fn foreign_rules_are_seen_and_replaced() {
+    isolated(|| async {
+        let wanted = rulesets::everything();
+        let nft = installed(&wanted).await;
+        nft_text("insert rule inet weft forward ip saddr { 1.2.3.4, 1.2.3.5 } drop");
+        nft_text("add rule inet weft nat_postrouting drop comment \"weft 0 masquerade 4\"");
+        nft_text("add table inet other");
+        nft_text("add chain inet other c { type filter hook forward priority 5; }");
+        nft_text("add rule inet other c accept");
+        let other = nft_text("list table inet other");
+
+        let seen = nft.observe().await.unwrap().unwrap();
+        for chain in [ChainName::Forward, ChainName::NatPostrouting] {
+            let foreign = seen.chains[&chain].rules.iter().filter(|rule| matches!(rule, Rule::Foreign(_))).count();
+            assert_eq!(foreign, 1, "{chain}");
+        }
+        assert_eq!(seen.sets, wanted.sets);
+        let repair = [ChainName::Forward, ChainName::NatPostrouting]
+            .map(|chain| NftChange::SetRules(chain, wanted.chains[&chain].clone()));
+        nft.apply(&repair).await.unwrap();
+        similar(nft.observe().await.unwrap().unwrap(), &wanted);
+
+        nft.apply(&[NftChange::DeleteTable]).await.unwrap();
+        assert_eq!(nft_text("list table inet other"), other);
+    });
+}
+
+#[test]
+fn a_misshapen_table_is_replaced_whole() {
+    for damage in [
+        &["add chain inet weft mine"][..],
+        &["add chain inet weft mine { type filter hook forward priority -1; policy drop; }"],
+        &["add set inet weft mine { type ipv4_addr; }"],
+        &["add chain inet weft forward { policy drop; }"],
+        &["add element inet weft networks4 { 10.200.0.1-10.200.0.6 }"],
+        &["add element inet weft ports { sctp . 80 : goto port_tcp_80 }"],
+        &["add element inet weft ports { tcp . 81 : drop }"],
+        &["add set inet weft peers4x { type ipv4_addr; }"],
+        &["delete table inet weft", "add table inet weft { flags dormant; }"],
+        &["delete table inet weft", "add table inet weft", "add set inet weft networks4 { type ipv6_addr; }"],
+        &["delete table inet weft", "add table inet weft", "add set inet weft networks4 { type ipv4_addr; }"],
+        &["delete table inet weft", "add table inet weft", "add set inet weft vips4 { type ipv4_addr; }"],
+        &[
+            "delete table inet weft",
+            "add table inet weft",
+            "add chain inet weft nat_output { type nat hook output priority -99; }",
+        ],
+        &["delete table inet weft", "add table inet weft", "add chain inet weft nat_output"],
+    ] {
+        isolated(move || async move {
+            let wanted = rulesets::everything();
+            let nft = installed(&wanted).await;
+            for line in damage {
+                nft_text(line);
+            }
+            assert_eq!(nft.observe().await.unwrap(), Some(Ruleset::default()), "{damage:?}");
+            // What a plan from nothing but the table asks for.
+            nft.apply(&making(&wanted)[1..]).await.unwrap();
+            similar(nft.observe().await.unwrap().unwrap(), &wanted);
+            // The next batch keeps what is there.
+            nft.apply(&[NftChange::AddChain(ChainName::Port(L4::Udp, 9))]).await.unwrap();
+            assert_eq!(nft.observe().await.unwrap().unwrap().chains.len(), wanted.chains.len() + 1);
+        });
+    }
+}
+
+#[test]
+fn a_misshapen_table_can_be_removed() {
+    isolated(|| async {
+        let nft = installed(&rulesets::everything()).await;
+        nft_text("add chain inet weft mine");
+        assert_eq!(nft.observe().await.unwrap(), Some(Ruleset::default()));
+        nft.apply(&[NftChange::DeleteTable]).await.unwrap();
+        assert_eq!(nft.observe().await.unwrap(), None);
+        // And one that vanished between look and change.
+        nft.apply(&making(&rulesets::bare())).await.unwrap();
+        nft_text("add chain inet weft mine");
+        nft.observe().await.unwrap();
+        nft_text("delete table inet weft");
+        nft.apply(&making(&rulesets::bare())).await.unwrap();
+        similar(nft.observe().await.unwrap().unwrap(), &rulesets::bare());
+    });
+}
+
+#[test]
+fn twenty_thousand_elements_go_in_one_batch() {
+    isolated(|| async {
+        let set = |family| SetName::Targets(family, 0);
+        let elements = |family: Family| -> BTreeMap<SetKey, SetValue> {
+            (0..20_000_u32)
+                .map(|slot| {
+                    let address: std::net::IpAddr = match family {
+                        Family::V4 => std::net::Ipv4Addr::from_bits(0x0a00_0000 + slot).into(),
+                        Family::V6 => std::net::Ipv6Addr::from_bits(0xfd << 120 | u128::from(slot)).into(),
+                    };
+                    (SetKey::Slot(Slot(slot)), SetValue::Target((address, 8080).into()))
+                })
+                .collect()
+        };
+        let mut wanted = Ruleset::default();
+        for family in Family::BOTH {
+            wanted.sets.insert(set(family), elements(family));
+        }
+        let pairs: BTreeMap<_, _> = (0..2_000_u16)
+            .map(|n| {
+                format!("fd00:{n:x}::/32").parse().map(|net| (SetKey::PrefixPair(net, net), SetValue::Nothing)).unwrap()
+            })
+            .collect();
+        wanted.sets.insert(SetName::Within(Family::V6), pairs);
+        let networks = (0..2_000_u16).map(|n| prefix(&format!("10.{}.{}.0/24", n / 256, n % 256))).collect();
+        wanted.sets.insert(SetName::Networks(Family::V4), networks);
+        let started = std::time::Instant::now();
+        let nft = installed(&wanted).await;
+        println!("40,000 targets and 4,000 prefixes made in {:?}", started.elapsed());
+        let started = std::time::Instant::now();
+        assert!(nft.observe().await.unwrap().unwrap() == wanted);
+        println!("and read in {:?}", started.elapsed());
+
+        let element = |slot, port| {
+            let address: std::net::IpAddr = std::net::Ipv4Addr::from_bits(0x0a00_0000 + slot).into();
+            (SetKey::Slot(Slot(slot)), SetValue::Target((address, port).into()))
+        };
+        let started = std::time::Instant::now();
+        for slot in 0..100 {
+            nft.apply(&[
+                NftChange::DeleteElements(set(Family::V4), vec![element(slot, 8080)]),
+                NftChange::AddElements(set(Family::V4), vec![element(slot, 9090)]),
+            ])
+            .await
+            .unwrap();
+        }
+        println!("a batch of two elements in {:?}", started.elapsed() / 100);
+    });
+}
+
+#[test]
+fn changes_of_others_are_told() {
+    isolated(|| async {
+        let nft = installed(&rulesets::bare()).await;
+        let mut changes = nft.subscribe().unwrap();
+        let soon = Duration::from_secs(5);
+        let quiet = Duration::from_millis(200);
+        nft_text("add element inet weft ports { tcp . 1 : accept }");
+        nft_text("add chain inet weft mine");
+        tokio::time::timeout(soon, changes.changed()).await.unwrap().unwrap();
+        // Both are one notice, our own changes and other tables are none.
+        nft.apply(&making(&rulesets::bare())).await.unwrap();
+        nft_text("add table inet other");
+        nft_text("add table ip weft");
+        assert!(tokio::time::timeout(quiet, changes.changed()).await.is_err());
+        nft_text("delete table inet weft");
+        tokio::time::timeout(soon, changes.changed()).await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_storm_of_changes_is_one_change() {
+    isolated(|| async {
+        let nft = installed(&rulesets::bare()).await;
+        let mut changes = nft.subscribe().unwrap();
+        // More than the listener's buffer holds: the kernel drops notices and says so.
+        let other = Nft::open().unwrap();
+        let elements: Vec<_> = (0..20_000_u32)
+            .map(|n| (SetKey::Address(std::net::Ipv4Addr::from_bits(n).into()), SetValue::Nothing))
+            .collect();
+        other.apply(&[NftChange::AddSet(SetName::Peers(Family::V4))]).await.unwrap();
+        other.apply(&[NftChange::AddElements(SetName::Peers(Family::V4), elements)]).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), changes.changed()).await.unwrap().unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(200), changes.changed()).await.is_err());
+    });
+}
+
+#[test]
+fn others_at_work_do_not_disturb() {
+    isolated(|| async {
+        let ruleset = rulesets::everything();
+        let nft = installed(&ruleset).await;
+        // Another writer, elsewhere, as fast as it can.
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let seen = std::sync::Arc::clone(&stop);
+        let other = std::thread::spawn(move || {
+            let mut turns = 0;
+            while !seen.load(std::sync::atomic::Ordering::Relaxed) {
+                nft_text("add table inet other");
+                nft_text("delete table inet other");
+                turns += 1;
+            }
+            turns
+        });
+        let chain = ChainName::Port(L4::Tcp, 80);
+        for slots in 1..60 {
+            let mut rules = ruleset.chains[&chain].clone();
+            let Rule::BalancePort { slots: of_rule, .. } = &mut rules.rules[0] else { panic!("{rules:?}") };
+            *of_rule = slots;
+            nft.apply(&[NftChange::SetRules(chain, rules.clone())]).await.unwrap();
+            assert_eq!(nft.observe().await.unwrap().unwrap().chains[&chain], rules);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(other.join().unwrap() > 0);
+    });
 }

@@ -30,7 +30,11 @@ use crate::{
     kernel::Kernel,
     model::{Cluster, Node, NodeId},
     peer::{self, Gatekeeper},
-    store::{LeaseId, Revision, Store, embedded::Embedded, etcd::{EtcdClient, EtcdServer}},
+    store::{
+        LeaseId, Revision, Store,
+        embedded::Embedded,
+        etcd::{EtcdClient, EtcdServer},
+    },
 };
 
 /// The port for the store and for joining nodes, on the advertised address.

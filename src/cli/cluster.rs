@@ -146,6 +146,9 @@ fn read_bounded(path: &Path) -> io::Result<String> {
     let source: Box<dyn Read> =
         if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(fs::File::open(path)?) };
     let mut text = String::new();
-    source.take(TOKEN_FILE_LEN_MAX).read_to_string(&mut text)?;
+    source.take(TOKEN_FILE_LEN_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > TOKEN_FILE_LEN_MAX {
+        return Err(io::Error::other(format!("it is longer than {TOKEN_FILE_LEN_MAX} bytes")));
+    }
     Ok(text)
 }

@@ -1,6 +1,5 @@
-use std::{ffi::OsString, io, os::unix::process::CommandExt, process::Command};
+use std::{env, ffi::OsString, io, iter, os::unix::process::CommandExt, process::Command};
 
-use clap::Args;
 use nix::{
     sys::{prctl::set_pdeathsig, signal::Signal},
     unistd::{Pid, getppid},
@@ -8,8 +7,8 @@ use nix::{
 
 use super::complain;
 
-/// What `weft run` calls itself with.
-pub(super) const WORD: &str = "exec-within-run";
+/// What `weft run` calls its own program as.
+pub(super) const PROGRAM: &str = "weft-run-exec";
 
 /// The command could not be found, and the command could not be executed, as a shell tells them (POSIX, 2.8.2).
 const NOT_FOUND: u8 = 127;
@@ -21,18 +20,27 @@ const ENDED_BY_SIGTERM: u8 = 128 + 15;
 ///
 /// Only the child itself can ask to be signalled when its parent ends (prctl(2), `PR_SET_PDEATHSIG`), and between fork and
 /// exec no safe code can run; so `weft run` executes this, and this executes the command, in the same process.
-#[derive(Args)]
+///
+/// It is told from the `weft` that people call by the program's name, `argv[0]`: so it is no word of the command line.
 pub(super) struct ExecArgs {
-    #[arg(long)]
     parent: i32,
-    #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
 
 impl ExecArgs {
-    /// The arguments that lead here.
-    pub(super) fn to_words(parent: u32, command: Vec<OsString>) -> impl Iterator<Item = OsString> {
-        [WORD.into(), "--parent".into(), parent.to_string().into(), "--".into()].into_iter().chain(command)
+    /// The arguments that [`Self::of_process`] reads in the child.
+    pub(super) fn words(parent: u32, command: Vec<OsString>) -> impl Iterator<Item = OsString> {
+        iter::once(parent.to_string().into()).chain(command)
+    }
+
+    /// What this process was asked to become, if it was started by `weft run`.
+    pub(super) fn of_process() -> Option<Self> {
+        let mut words = env::args_os();
+        if words.next()? != PROGRAM {
+            return None;
+        }
+        let parent = words.next()?.to_str()?.parse().ok()?;
+        Some(Self { parent, command: words.collect() })
     }
 
     /// Becomes the command; returns the exit code if that fails.

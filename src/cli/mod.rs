@@ -66,7 +66,7 @@ enum Kind {
     Client(PathBuf, Box<ClientCommand>),
     /// Print a completion script.
     Completion(clap_complete::Shell),
-    /// Become another program.
+    /// Become the command of `weft run`.
     Exec(exec::ExecArgs),
 }
 
@@ -92,9 +92,6 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Execute a command that ends when its parent ends; a part of `weft run`
-    #[command(name = exec::WORD, hide = true)]
-    Exec(exec::ExecArgs),
 }
 
 #[derive(Subcommand)]
@@ -136,6 +133,9 @@ enum ClientCommand {
 
 /// Reads the arguments of this process. Ends it for `--help` and `--version` (0) and for wrong usage (2).
 pub fn parse() -> Invocation {
+    if let Some(args) = exec::ExecArgs::of_process() {
+        return Invocation::Command(Task(Kind::Exec(args)));
+    }
     let matches = Cli::command().get_matches();
     let Cli { socket, command } = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -153,7 +153,6 @@ pub fn parse() -> Invocation {
         }
         Command::Client(command) => Invocation::Command(Task(Kind::Client(socket, Box::new(command)))),
         Command::Completion { shell } => Invocation::Command(Task(Kind::Completion(shell))),
-        Command::Exec(args) => Invocation::Command(Task(Kind::Exec(args))),
     }
 }
 

@@ -4,9 +4,8 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
-use crate::api::Refusal;
+use crate::api::{Refusal, wire::ToJson};
 
 /// The choice between a table for people and JSON for programs.
 #[derive(Debug, Clone, Copy, Args)]
@@ -24,17 +23,10 @@ enum Output {
 
 impl Format {
     /// `view` as JSON, or laid out for people.
-    pub(super) fn show<T: Serialize, L: Layout>(
-        self,
-        view: &T,
-        layout: impl FnOnce(&T) -> L,
-    ) -> Result<String, Refusal> {
+    pub(super) fn show<T: ToJson, L: Layout>(self, view: &T, layout: impl FnOnce(&T) -> L) -> Result<String, Refusal> {
         match self.output {
             Output::Table => Ok(layout(view).render(Paint::of_stdout())),
-            Output::Json => match serde_json::to_string_pretty(view) {
-                Ok(json) => Ok(json + "\n"),
-                Err(error) => Err(Refusal::internal(format!("cannot print as JSON: {error}"))),
-            },
+            Output::Json => view.to_json(),
         }
     }
 }

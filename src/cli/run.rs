@@ -1,6 +1,7 @@
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
+    io,
     num::NonZeroU16,
     os::unix::process::ExitStatusExt,
     path::Path,
@@ -22,7 +23,11 @@ use tokio::{
     sync::{mpsc as channel, oneshot},
 };
 
-use super::{complain, exec::ExecArgs, progress::waiting};
+use super::{
+    complain,
+    exec::{self, ExecArgs},
+    progress::waiting,
+};
 use crate::api::{
     Operations, Refusal, RefusalKind,
     wire::{AttachRequest, DEFAULT_IFNAME, NetnsTarget},
@@ -97,7 +102,7 @@ impl RunArgs {
 }
 
 /// Waits for the command's end and hands it every signal meanwhile.
-async fn supervise(mut child: Child, signals: &mut channel::UnboundedReceiver<Signal>) -> Result<u8, Refusal> {
+async fn supervise(mut child: Child, signals: &mut channel::Receiver<Signal>) -> Result<u8, Refusal> {
     loop {
         tokio::select! {
             status = child.wait() => {
@@ -132,32 +137,47 @@ fn came_from_terminal(signal: Signal) -> bool {
         && File::open("/dev/tty").is_ok_and(|tty| tcgetpgrp(tty) == Ok(getpgrp()))
 }
 
-/// The signals that are the command's and not ours, from now on. The queue is short in practice: signals of one number
-/// that arrive faster than they are taken merge.
-fn forwarded_signals() -> Result<channel::UnboundedReceiver<Signal>, Refusal> {
-    let (sender, receiver) = channel::unbounded_channel();
+/// Signals that wait to be forwarded: signals of one number that arrive faster than they are taken merge before they get
+/// here, so more than a few of each of the six kinds never wait.
+const SIGNALS_MAX: usize = 32;
+
+/// The signals that are the command's and not ours, from now on. What our caller had us ignore stays ignored, by the command too: `nohup`.
+fn forwarded_signals() -> Result<channel::Receiver<Signal>, Refusal> {
+    let refuse = |error| Refusal::internal(format!("cannot handle signals: {error}"));
+    let ignored = ignored_signals().map_err(refuse)?;
+    let (sender, receiver) = channel::channel(SIGNALS_MAX);
     for number in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2] {
-        let mut arrivals = signal(SignalKind::from_raw(number as i32))
-            .map_err(|error| Refusal::internal(format!("cannot handle signals: {error}")))?;
+        if ignored & (1 << (number as u32 - 1)) != 0 {
+            continue;
+        }
+        let mut arrivals = signal(SignalKind::from_raw(number as i32)).map_err(refuse)?;
         let sender = sender.clone();
         // It ends with the runtime.
-        tokio::spawn(async move { while arrivals.recv().await.is_some() && sender.send(number).is_ok() {} });
+        tokio::spawn(async move { while arrivals.recv().await.is_some() && sender.send(number).await.is_ok() {} });
     }
     Ok(receiver)
+}
+
+/// The signals that this process ignores, signal N as bit N - 1 (the field `SigIgn` of proc(5)).
+fn ignored_signals() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .ok_or_else(|| io::Error::other("/proc/self/status does not tell which are ignored"))
 }
 
 /// A new network namespace and the thread that holds it. Dropping this ends the thread.
 struct Namespace {
     path: String,
-    launches: mpsc::Sender<Launch>,
+    launches: mpsc::SyncSender<Launch>,
 }
 
 /// A command for the namespace's thread, and where to put the started process.
-type Launch = (Command, oneshot::Sender<std::io::Result<Child>>);
+type Launch = (Command, oneshot::Sender<io::Result<Child>>);
 
 impl Namespace {
     async fn make() -> Result<Self, Refusal> {
-        let (launches, orders) = mpsc::channel::<Launch>();
+        let (launches, orders) = mpsc::sync_channel::<Launch>(1);
         let (ready, made) = oneshot::channel();
         let runtime = Handle::current();
         let refuse = |why: String| Refusal::internal(format!("cannot make a network namespace: {why}"));
@@ -185,7 +205,7 @@ impl Namespace {
     async fn launch(&self, words: Vec<OsString>) -> Result<Child, Refusal> {
         let refuse = |why: String| Refusal::internal(format!("cannot start the command: {why}"));
         let mut command = Command::new("/proc/self/exe");
-        command.args(ExecArgs::to_words(process::id(), words));
+        command.arg0(exec::PROGRAM).args(ExecArgs::words(process::id(), words));
         let (started, child) = oneshot::channel();
         self.launches.send((command, started)).map_err(|_| refuse("the namespace's thread ended".to_owned()))?;
         match child.await {

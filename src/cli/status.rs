@@ -4,7 +4,7 @@ use super::{
 };
 use crate::api::{
     Operations, Refusal,
-    wire::{DataPlaneView, ReconcileView, StatusView, StoreState, StoreView},
+    wire::{ClusterView, DataPlaneView, ReconcileView, StatusView, StoreState, StoreView},
 };
 
 /// `weft status`.
@@ -26,16 +26,15 @@ impl Layout for Screen {
                 .with("Availability", node::availability(node));
         }
         sheet = match cluster {
-            Some(cluster) => sheet.with("Cluster", cluster.id.as_str()).with(
-                "Holds",
-                [
-                    count(cluster.nodes, "node"),
-                    count(cluster.networks, "network"),
-                    count(cluster.services, "service"),
-                    count(cluster.endpoints, "endpoint"),
-                ]
-                .join(", "),
-            ),
+            Some(ClusterView { id, nodes, networks, services, endpoints }) => {
+                let parts = [
+                    count(*nodes, "node"),
+                    count(*networks, "network"),
+                    count(*services, "service"),
+                    count(*endpoints, "endpoint"),
+                ];
+                sheet.with_each("Cluster", [Cell::from(id.as_str()), Cell::from(parts.join(", "))])
+            }
             None => sheet.with("Cluster", Cell::warning("not part of a cluster")),
         };
         if let Some(store) = store {

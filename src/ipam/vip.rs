@@ -7,5 +7,7 @@ use super::choose_address;
 /// A free VIP of `subnet`, in order. Services are created one after the other (a compare-and-swap on the whole
 /// configuration), so first-fit cannot collide.
 pub fn choose_vip(subnet: &Subnet, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
-    choose_address(subnet, subnet.vip_range(), taken, None)
+    let range = subnet.vip_range();
+    // The range's first address looks like a network's own to people; it is given out last.
+    choose_address(subnet, range, taken, Some(range.network()))
 }

@@ -34,10 +34,10 @@ impl LinuxKernel {
     /// what happens while nobody waits is kept by the kernel.
     pub async fn changed(&self) -> Result<(), KernelError> {
         let mut subscriptions = self.changes.lock().await;
-        let (links_and_routes, ruleset) = &mut *subscriptions;
+        let (rows, ruleset) = &mut *subscriptions;
         tokio::select! {
-            changed = links_and_routes.next() => changed,
-            changed = ruleset.changed() => changed,
+            told = rows.next() => told,
+            told = ruleset.changed() => told,
         }
     }
 

@@ -131,15 +131,16 @@ fn difference(desired: &Ruleset, observed: &Ruleset) -> Transactions {
         }
     }
 
-    // What goes is first made to point to nothing, and goes in a later transaction.
+    // What goes is first made to point to nothing, and goes in a later transaction. The guard's sets point to nothing as it
+    // is: only the mesh's lead to chains.
     let doomed_set = |name: &SetName| !sets.contains_key(name);
     let doomed_chain = |name: &ChainName| !chains.contains_key(name);
     for (name, elements) in observed.sets.iter().filter(|(name, _)| doomed_set(name)) {
-        let pointing =
-            elements.iter().filter(|(_, value)| value.chain().is_some()).map(|(key, value)| (*key, *value)).collect();
         match part_of_set(*name) {
-            Part::Guard => unguard.extend(delete_elements(*name, pointing)),
-            Part::Mesh => mesh.extend(delete_elements(*name, pointing)),
+            Part::Guard => {}
+            Part::Mesh => {
+                mesh.extend(delete_elements(*name, elements.iter().map(|(key, value)| (*key, *value)).collect()))
+            }
         }
     }
     for (name, chain) in observed.chains.iter().filter(|(name, _)| doomed_chain(name)) {

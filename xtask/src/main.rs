@@ -3,6 +3,7 @@
 //! Everything runs on the calling thread and ends with it. `demo` and `test` make namespaces; those are registered with
 //! `netns_tests` before they exist and removed on every way out, Ctrl-C included.
 
+mod bench;
 mod demo;
 mod deny;
 mod licences;
@@ -30,8 +31,14 @@ const TASKS: &[Task] = &[
         demo::run,
     ),
     ("test", "", "everything that has to pass: format, lints, tidy, tests, namespace scenarios; needs root", test::run),
+    ("bench", "", "what weft costs beside the same path laid by hand; needs root, takes some minutes", bench::run),
     ("tidy", "", "the project's own rules: import direction, size of files, marks of unfinished work", run_tidy),
-    ("setup", "", "installs the tools that `test` needs (root on Debian), or says which are missing", setup::run),
+    (
+        "setup",
+        "",
+        "installs the tools that `test` and `bench` need (root on Debian), or says which are missing",
+        setup::run,
+    ),
     ("deny", "", "licences, bans and advisories of the dependencies by cargo-deny, which must be installed", deny::run),
 ];
 

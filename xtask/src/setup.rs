@@ -10,6 +10,15 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::no_arguments;
 
+/// What the tools are wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    /// `cargo xtask test`.
+    Tests,
+    /// `cargo xtask bench`, which needs the tests' tools too.
+    Bench,
+}
+
 /// A program, the Debian package that has it, and who needs it.
 type Tool = (&'static str, &'static str, &'static str);
 
@@ -23,14 +32,24 @@ const TOOLS: &[Tool] = &[
     ("cc", "gcc", "links every program"),
 ];
 
+const BENCH_TOOLS: &[Tool] = &[
+    ("wrk", "wrk", "measures requests and connections"),
+    ("iperf3", "iperf3", "measures bulk transfer"),
+    ("sysctl", "procps", "prepares the path laid by hand"),
+];
+
 /// `cargo xtask setup`.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     no_arguments(arguments)?;
-    ensure_tools()
+    ensure_tools(For::Bench)
 }
 
 /// Finds every tool or installs it. Missing root is an error here, because no scenario can run without.
-pub(crate) fn ensure_tools() -> Result<()> {
+pub(crate) fn ensure_tools(purpose: For) -> Result<()> {
+    let tools: Vec<&Tool> = match purpose {
+        For::Tests => TOOLS.iter().collect(),
+        For::Bench => TOOLS.iter().chain(BENCH_TOOLS).collect(),
+    };
     for component in ["fmt", "clippy"] {
         ensure!(
             quiet_success(Command::new("cargo").args([component, "--version"])),
@@ -42,9 +61,9 @@ pub(crate) fn ensure_tools() -> Result<()> {
         "the namespace scenarios need root, and a test run without them proves little: run it as root \
          (`sudo -E env PATH=$PATH cargo xtask test`)"
     );
-    let missing: Vec<&Tool> = TOOLS.iter().filter(|(program, ..)| !on_path(program)).collect();
+    let missing: Vec<&Tool> = tools.iter().copied().filter(|(program, ..)| !on_path(program)).collect();
     if missing.is_empty() {
-        println!("    every tool is there: {}", names(TOOLS.iter()));
+        println!("    every tool is there: {}", names(tools.into_iter()));
         return Ok(());
     }
     let mut packages: Vec<&str> = missing.iter().map(|(_, package, _)| *package).collect();

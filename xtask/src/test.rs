@@ -17,7 +17,7 @@ use crate::{
     licences, no_arguments,
     progress::{Steps, paint},
     root, run_tidy,
-    setup::{ensure_tools, quiet_success},
+    setup::{For, ensure_tools, quiet_success},
 };
 
 /// The package with the scenarios: they need root and the machine for themselves.
@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut steps = Steps::new();
     let mut count = Count::default();
 
-    steps.take("tools", ensure_tools).context("the tests cannot start")?;
+    steps.take("tools", || ensure_tools(For::Tests)).context("the tests cannot start")?;
     steps.take("format", || cargo(&["fmt", "--all", "--check"]));
     steps.take("tidy", || run_tidy(&[]));
     steps.take("licences, bans, sources", licences::check);

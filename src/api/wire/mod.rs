@@ -3,6 +3,10 @@
 //! Requests refuse fields that they do not know, so that a misspelt wish is an error and not silence. Views may gain
 //! fields. Names, addresses and prefixes are text in both; the agent checks those in requests and says what is wrong.
 
+use serde::Serialize;
+
+use super::Refusal;
+
 mod cluster;
 mod endpoint;
 mod network;
@@ -20,3 +24,18 @@ pub use service::{
     PortKey, PortSpec, Protocol, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus,
     ServiceUpdateRequest, ServiceView,
 };
+
+/// What can be printed for a program.
+pub trait ToJson {
+    /// As JSON on several lines, indented, with a line's end.
+    fn to_json(&self) -> Result<String, Refusal>;
+}
+
+impl<T: Serialize> ToJson for T {
+    fn to_json(&self) -> Result<String, Refusal> {
+        match serde_json::to_string_pretty(self) {
+            Ok(json) => Ok(json + "\n"),
+            Err(error) => Err(Refusal::internal(format!("cannot print as JSON: {error}"))),
+        }
+    }
+}

@@ -69,7 +69,7 @@ pub(super) enum Outcome {
     Unknown,
 }
 
-/// A socket to nf_tables in the namespace in which it was opened.
+/// A socket to `nf_tables` in the namespace in which it was opened.
 pub(super) struct NetlinkSocket {
     socket: Socket,
     port: u32,
@@ -206,9 +206,15 @@ impl NetlinkSocket {
     }
 
     fn receive(&mut self, flags: MsgFlags) -> io::Result<()> {
-        self.piece.clear();
-        self.socket.recv(&mut self.piece, flags.bits())?;
-        Ok(())
+        loop {
+            self.piece.clear();
+            match self.socket.recv(&mut self.piece, flags.bits()) {
+                Ok(_) => return Ok(()),
+                // A signal, not an answer.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn decode<R: Record>(bytes: &[u8]) -> Result<R::Model, String> {
         // A newer version may lack or reshape fields that this one asks for: its number says more than they do.
         Err(error) => match serde_json::from_slice::<VersionOnly>(bytes) {
             Ok(VersionOnly { v }) if v != VERSION => Err(other_version::<R>(v)),
-            Ok(_) | Err(_) => Err(format!("this is not a {} record ({error}): {}", R::KIND, mend(R::KIND))),
+            Ok(_) | Err(_) => Err(format!("this is no {} record ({error}): {}", R::KIND, mend(R::KIND))),
         },
     }
 }

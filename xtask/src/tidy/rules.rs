@@ -24,6 +24,7 @@ pub(super) const DIRECTION: &[(&str, &[&str], &str)] = &[
     ("kernel", &["model", "plan"], EDGE),
     ("tunnel", &["model"], EDGE),
     ("store", &["model"], EDGE),
+    ("peer", &["model"], EDGE),
     ("dns", &["model"], EDGE),
     ("proxy", &["model"], EDGE),
     ("probe", &["model"], EDGE),
@@ -31,7 +32,7 @@ pub(super) const DIRECTION: &[(&str, &[&str], &str)] = &[
     (
         "agent",
         &[
-            "model", "ipam", "overlay", "mesh", "desired", "plan", "kernel", "tunnel", "store", "dns", "proxy",
+            "model", "ipam", "overlay", "mesh", "desired", "plan", "kernel", "tunnel", "store", "peer", "dns", "proxy",
             "probe", "api",
         ],
         "the agent wires everything, and nothing that it wires is a command line",
@@ -40,6 +41,7 @@ pub(super) const DIRECTION: &[(&str, &[&str], &str)] = &[
 ];
 
 const ONE_HOME: &str = "a protocol library is replaced in one folder; everybody else speaks the model's words";
+const GRPC: &str = "two services share one port and one library: the store's etcd protocol and the nodes' joining";
 const SERDE: &str = "bytes for others are versioned on purpose, in records, on the API and in the configuration file; \
                      a model that serialises itself freezes its own shape";
 
@@ -48,16 +50,21 @@ pub(super) const OWNED_CRATES: &[(&str, &[&str], &str)] = &[
     ("rtnetlink", &["src/kernel/"], ONE_HOME),
     ("netlink_*", &["src/kernel/"], ONE_HOME),
     ("redb", &["src/store/embedded"], ONE_HOME),
-    ("tonic*", &["src/store/etcd", "src/agent/membership"], ONE_HOME),
-    ("prost", &["src/store/etcd", "src/agent/membership"], ONE_HOME),
+    ("tonic*", &["src/store/etcd", "src/peer/"], GRPC),
+    ("prost", &["src/store/etcd", "src/peer/"], GRPC),
     ("axum", &["src/api/", "src/agent/metrics"], ONE_HOME),
     ("hyper*", &["src/api/", "src/agent/metrics"], ONE_HOME),
     ("prometheus", &["src/agent/metrics"], ONE_HOME),
     ("clap*", &["src/cli/", "src/main.rs"], ONE_HOME),
     ("comfy_table", &["src/cli/"], ONE_HOME),
     ("hashring", &["src/ipam/"], ONE_HOME),
-    ("serde", &["src/store/record", "src/api/", "src/agent/config"], SERDE),
-    ("serde_json", &["src/store/record", "src/api/", "src/agent/config", "src/cli/"], SERDE),
+    // The identity is the node's own file of a few fields, with a version of its own.
+    ("serde", &["src/store/record", "src/api/", "src/agent/config", "src/agent/identity", "src/cli/output"], SERDE),
+    (
+        "serde_json",
+        &["src/store/record", "src/api/", "src/agent/config", "src/agent/identity", "src/cli/output"],
+        SERDE,
+    ),
     ("toml", &["src/agent/config"], SERDE),
 ];
 

@@ -1,0 +1,200 @@
+//! The bytes of every kind of record. Nodes of different versions read each other's records: what lies in
+//! `tests/goldens/records/` has been written by somebody, and has to be readable for ever.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use weft::{
+    model::{
+        Availability, Block, Cluster, ClusterId, ClusterSettings, Endpoint, EndpointId, EndpointState, L4, NetnsRef,
+        Network, NetworkId, Node, NodeId, PublishedPort, Service, ServiceId, Subnet,
+    },
+    store::{Entry, Revision, Snapshot, record},
+};
+
+fn golden(file: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/records").join(file);
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn network_id() -> NetworkId {
+    NetworkId::new(3).unwrap()
+}
+
+fn node() -> Node {
+    Node {
+        id: NodeId::new(7).unwrap(),
+        name: "alpha".parse().unwrap(),
+        underlay: "2001:db8::7".parse().unwrap(),
+        labels: BTreeMap::from([("rack".into(), "r1".into()), ("disk".into(), "\"ssd\" schnell".into())]),
+        availability: Availability::Drain,
+    }
+}
+
+fn network() -> Network {
+    let subnet = |prefix: &str, block_len| Subnet { prefix: prefix.parse().unwrap(), block_len };
+    Network {
+        id: network_id(),
+        name: "blue".parse().unwrap(),
+        subnets: vec![subnet("10.9.0.0/16", 26), subnet("fd00:9::/64", 122)],
+        internal: true,
+        mtu: Some(1400),
+    }
+}
+
+fn block() -> Block {
+    Block { network: network_id(), prefix: "10.9.1.0/26".parse().unwrap(), owner: NodeId::new(7).unwrap() }
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint {
+        id: EndpointId(0x00c0_ffee_0000_0001),
+        network: network_id(),
+        addresses: vec!["10.9.1.5".parse().unwrap(), "fd00:9::5".parse().unwrap()],
+        name: "web-1".parse().unwrap(),
+        aliases: vec!["www".parse().unwrap()],
+        node: NodeId::new(7).unwrap(),
+        service: ServiceId::new(17),
+        state: EndpointState::Ready,
+        weight: 3,
+        netns: NetnsRef { path: "/run/netns/web1".into(), inode: 4_026_532_000 },
+        ifname: "eth0".into(),
+    }
+}
+
+fn service() -> Service {
+    let port = |published: u16, target: u16, protocol| PublishedPort {
+        published: published.try_into().unwrap(),
+        target: target.try_into().unwrap(),
+        protocol,
+    };
+    Service {
+        id: ServiceId::new(17).unwrap(),
+        name: "web".parse().unwrap(),
+        network: network_id(),
+        vips: vec!["10.9.240.1".parse().unwrap(), "fd00:9:0:0:f000::1".parse().unwrap()],
+        ports: vec![port(80, 8080, L4::Tcp), port(53, 5353, L4::Udp)],
+    }
+}
+
+fn settings() -> ClusterSettings {
+    ClusterSettings {
+        id: ClusterId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
+        vxlan_port: 7789,
+        vni: 77,
+        pools: vec!["10.201.0.0/16".parse().unwrap(), "fd00:201::/48".parse().unwrap()],
+    }
+}
+
+fn whole() -> Cluster {
+    let mut cluster = Cluster::empty(settings());
+    cluster.revision = 9;
+    cluster.nodes.insert(node().id, node());
+    cluster.alive.insert(node().id);
+    cluster.networks.insert(network().id, network());
+    cluster.blocks.insert(block().prefix, block());
+    cluster.endpoints.insert(endpoint().id, endpoint());
+    cluster.services.insert(service().id, service());
+    cluster
+}
+
+fn snapshot(files: &[(&str, &str)]) -> Snapshot {
+    let entry = |(key, file): &(&str, &str)| Entry {
+        key: format!("{}{key}", record::PREFIX),
+        value: golden(file),
+        version: Revision(5),
+    };
+    Snapshot { revision: Revision(9), entries: files.iter().map(entry).collect() }
+}
+
+#[test]
+fn records_are_written_byte_by_byte_as_ever() {
+    for (file, bytes) in [
+        ("cluster.json", record::encode_cluster(&settings())),
+        ("generation.json", record::encode_generation(42)),
+        ("node.json", record::encode_node(&node())),
+        ("alive.json", record::encode_alive(&node().name)),
+        ("network.json", record::encode_network(&network())),
+        ("block.json", record::encode_block(&block())),
+        ("endpoint.json", record::encode_endpoint(&endpoint())),
+        ("service.json", record::encode_service(&service())),
+    ] {
+        assert_eq!(String::from_utf8_lossy(&bytes), String::from_utf8_lossy(&golden(file)), "{file}");
+    }
+}
+
+#[test]
+fn records_are_read_as_they_were_meant() {
+    let snapshot = snapshot(&[
+        ("alive/7", "alive.json"),
+        ("blocks/3/10.9.1.0_26", "block.json"),
+        ("cluster", "cluster.json"),
+        ("endpoints/3/10.9.1.5", "endpoint.json"),
+        ("endpoints/3/fd00:9::5", "endpoint.json"),
+        ("generation", "generation.json"),
+        ("networks/3", "network.json"),
+        ("nodes/7", "node.json"),
+        ("services/17", "service.json"),
+    ]);
+    assert_eq!(record::assemble(&snapshot).unwrap(), whole());
+    let state = record::State::from_snapshot(&snapshot);
+    assert_eq!(state.generation().unwrap(), record::Generation { value: 42, version: Some(Revision(5)) });
+}
+
+#[test]
+fn what_a_record_leaves_out_is_taken_as_usual() {
+    let cluster = record::assemble(&snapshot(&[
+        ("cluster", "cluster-least.json"),
+        ("endpoints/3/10.9.1.5", "endpoint-least.json"),
+        ("networks/3", "network-least.json"),
+        ("nodes/7", "node-least.json"),
+        ("services/17", "service-least.json"),
+    ]))
+    .unwrap();
+    let mut expected = Cluster::empty(ClusterSettings { pools: vec![], ..settings() });
+    expected.revision = 9;
+    let node = Node { labels: BTreeMap::new(), availability: Availability::Active, ..node() };
+    expected.nodes.insert(node.id, node);
+    let network = Network { subnets: network().subnets[..1].to_vec(), internal: false, mtu: None, ..network() };
+    expected.networks.insert(network.id, network);
+    let endpoint = Endpoint {
+        addresses: endpoint().addresses[..1].to_vec(),
+        aliases: vec![],
+        service: None,
+        weight: 1,
+        ..endpoint()
+    };
+    expected.endpoints.insert(endpoint.id, endpoint);
+    let service = Service { ports: vec![], vips: service().vips[..1].to_vec(), ..service() };
+    expected.services.insert(service.id, service);
+    assert_eq!(cluster, expected);
+}
+
+#[test]
+fn fields_of_a_later_weft_are_passed_over() {
+    let files = [("cluster", "cluster.json"), ("nodes/7", "node-later.json")];
+    assert_eq!(record::assemble(&snapshot(&files)).unwrap().nodes[&node().id], node());
+}
+
+#[test]
+fn keys_are_where_they_have_always_been() {
+    let prefix_v6 = "fd00:9::/122".parse().unwrap();
+    assert_eq!(
+        [
+            record::CLUSTER_KEY.to_owned(),
+            record::GENERATION_KEY.to_owned(),
+            record::key_of_node(node().id),
+            record::key_of_alive(node().id),
+            record::key_of_network(network_id()),
+            record::key_of_block(network_id(), block().prefix),
+            record::key_of_block(network_id(), prefix_v6),
+            record::key_of_service(service().id),
+        ]
+        .join("\n"),
+        "/weft/v1/cluster\n/weft/v1/generation\n/weft/v1/nodes/7\n/weft/v1/alive/7\n/weft/v1/networks/3\n\
+         /weft/v1/blocks/3/10.9.1.0_26\n/weft/v1/blocks/3/fd00:9::_122\n/weft/v1/services/17"
+    );
+    assert_eq!(
+        record::keys_of_endpoint(&endpoint()),
+        ["/weft/v1/endpoints/3/10.9.1.5", "/weft/v1/endpoints/3/fd00:9::5"]
+    );
+}
