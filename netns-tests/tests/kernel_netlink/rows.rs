@@ -181,6 +181,14 @@ fn policy_rules_go_in_and_out() {
             assert_eq!(lookup["protocol"], "77");
             assert_eq!(listed.iter().find(|row| row["priority"] == 100).unwrap()["goto"], 300);
 
+            // A `goto` is told apart by its target.
+            let elsewhere = PolicyRule { priority: 100, ipv6, mark: (0, 0x0fff_0000), action: PolicyAction::Goto(200) };
+            let back = PolicyRule { action: PolicyAction::Goto(300), ..elsewhere };
+            let state = put(&kernel, Step::AddPolicy(elsewhere)).await;
+            assert!(state.policy.contains(&elsewhere) && !state.policy.contains(&back), "{:?}", state.policy);
+            assert_eq!(put(&kernel, Step::DeletePolicy(back)).await.policy, state.policy);
+            assert_eq!(put(&kernel, Step::AddPolicy(back)).await.policy, wanted);
+
             // One that selects more, and one that only looks like ours.
             run(&format!("ip {family} rule add priority 150 fwmark 0x1/0xff iif lo table 9 protocol 77"));
             run(&format!("ip {family} rule add priority 250 fwmark 0x1/0xff table 9"));
