@@ -1,5 +1,7 @@
 //! One list of cases that every store must pass: in memory, in a file, and over the etcd protocol.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "store_conformance/backend.rs"]
 mod backend;
 #[path = "store_conformance/cases.rs"]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use netns_tests::isolated;
 use support::{Container, endpoint_link, json, node, output, put, rows, run, threads_here, vtep, without_settings};
 use weft::{
-    kernel::{Kernel, LinuxKernel, ROUTE_METRIC, netns},
+    kernel::{Kernel, LinuxKernel, ROUTE_METRIC, Rtnetlink, netns},
     model::{
         Attachment, HostState, Mac, NetnsRef, NextHop, PolicyAction, PolicyRule, Route, RouteTable, Sysctl, VTEP_LINK,
         Vtep,
@@ -533,7 +533,7 @@ fn changes_of_ours_wake_at_once_and_others_do_not() {
             kernel.apply(&step).await.unwrap();
         }
         run("ip link add v1 type veth peer name v2");
-        let mut changes = kernel.subscribe().await.unwrap();
+        let mut changes = Rtnetlink::open().unwrap().subscribe().await.unwrap();
         let mut slowest = Duration::ZERO;
         for command in [
             format!("bridge fdb del {mac} dev weft.vx"),
@@ -569,8 +569,7 @@ fn changes_of_ours_wake_at_once_and_others_do_not() {
 #[test]
 fn an_overrun_counts_as_a_change() {
     isolated(|| async {
-        let kernel = LinuxKernel::open().await.unwrap();
-        let mut changes = kernel.subscribe().await.unwrap();
+        let mut changes = Rtnetlink::open().unwrap().subscribe().await.unwrap();
         run("ip link add v1 type veth peer name v2");
         // Foreign notifications that nobody reads, until the queue is full.
         support::batch((0..20_000).map(|n| format!("link set v1 mtu {}", 1000 + n % 100)));
@@ -601,7 +600,7 @@ fn the_socket_ends_with_its_owner_and_serves_a_runtime_of_many_threads() {
     isolated(|| async {
         // Workers are started here, in this namespace.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let kernel = std::sync::Arc::new(LinuxKernel::open().await.unwrap());
+        let kernel = std::sync::Arc::new(Rtnetlink::open().unwrap());
         let container = Container::start();
         let (name, wanted) = endpoint_link(1, &container, &["10.9.1.5"]);
         let step = Step::CreateLink(name.clone(), wanted.clone());
@@ -691,6 +690,9 @@ fn observing_and_linking_are_fast() {
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         let tunnel = support::median(50, async || drop(kernel.observe().await.unwrap())).await;
         println!("observe, tunnel only: {tunnel:?}");
+        let rtnetlink = Rtnetlink::open().unwrap();
+        let rows_only = support::median(50, async || drop(rtnetlink.observe().await.unwrap())).await;
+        println!("observe, tunnel only, without rule set and settings: {rows_only:?}");
 
         let mut linked = Vec::new();
         let mut unlinked = Vec::new();

@@ -44,18 +44,16 @@ pub(super) async fn follow(store: Arc<dyn Store>, followed: Arc<Followed>, metri
     let mut retry = RETRY_MIN;
     loop {
         let end = follow_once(&*store, &followed, &metrics, &mut retry).await;
-        match end {
+        if matches!(end, StoreError::Compacted(_)) {
             // Not an outage: the watch was too far behind, and a snapshot puts it right.
-            StoreError::Compacted(_) => continue,
-            error => {
-                if followed.health.send_replace(StoreHealth::Away(error.to_string())) == StoreHealth::Connected {
-                    warn!("the store is away, what is programmed stays: {error}");
-                }
-                metrics.store_up.set(0);
-                sleep(retry).await;
-                retry = (retry * 2).min(RETRY_MAX);
-            }
+            continue;
         }
+        if followed.health.send_replace(StoreHealth::Away(end.to_string())) == StoreHealth::Connected {
+            warn!("the store is away, what is programmed stays: {end}");
+        }
+        metrics.store_up.set(0);
+        sleep(retry).await;
+        retry = (retry * 2).min(RETRY_MAX);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use crate::{
-    kernel::{KernelError, LinuxKernel, LocalPrefix, netns},
+    kernel::{KernelError, LinuxKernel, LocalPrefix},
     model::{Cluster, HostFacts, MarkMask, NetnsRef, NodeId},
 };
 
@@ -25,11 +25,6 @@ impl Host {
             None => 0,
         };
         Ok(HostFacts { underlay_mtu, mark_mask: self.mark_mask, rp_filter_all: self.kernel.rp_filter_all()? })
-    }
-
-    /// Whether a namespace is still the one that was attached.
-    pub(super) fn is_netns_alive(&self, netns: &NetnsRef) -> bool {
-        netns::is_alive(netns)
     }
 
     /// The address to advertise: the given one, if this host carries it, or that of its default route.

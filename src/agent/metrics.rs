@@ -86,8 +86,10 @@ impl Metrics {
     /// All rows found changed by others so far.
     pub(super) fn drift_total(&self) -> u64 {
         let families = prometheus::core::Collector::collect(&self.drift);
-        let values =
-            families.iter().flat_map(|family| family.get_metric()).map(|metric| metric.get_counter().get_value());
+        let values = families
+            .iter()
+            .flat_map(prometheus::proto::MetricFamily::get_metric)
+            .map(|metric| metric.get_counter().get_value());
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a sum of whole, growing counters")]
         let total = values.sum::<f64>() as u64;
         total

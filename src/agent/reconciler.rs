@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 use super::{host::Host, metrics::Metrics};
 use crate::{
     desired::desired,
-    kernel::{Kernel, KernelError},
+    kernel::{Kernel, KernelError, netns},
     model::{Cluster, Endpoint, EndpointId, HostFacts, HostState, LinkName, NodeId},
     plan::{Step, plan},
 };
@@ -211,7 +211,7 @@ impl Reconciler {
         }
         let bereft: BTreeSet<EndpointId> = view
             .endpoints_on(work.me)
-            .filter(|endpoint| !work.host.is_netns_alive(&endpoint.netns))
+            .filter(|endpoint| !netns::is_alive(&endpoint.netns))
             .map(|endpoint| endpoint.id)
             .collect();
         view.endpoints.retain(|id, _| !bereft.contains(id));

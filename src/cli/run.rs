@@ -102,7 +102,7 @@ impl RunArgs {
 }
 
 /// Waits for the command's end and hands it every signal meanwhile.
-async fn supervise(mut child: Child, signals: &mut channel::UnboundedReceiver<Signal>) -> Result<u8, Refusal> {
+async fn supervise(mut child: Child, signals: &mut channel::Receiver<Signal>) -> Result<u8, Refusal> {
     loop {
         tokio::select! {
             status = child.wait() => {
@@ -137,12 +137,15 @@ fn came_from_terminal(signal: Signal) -> bool {
         && File::open("/dev/tty").is_ok_and(|tty| tcgetpgrp(tty) == Ok(getpgrp()))
 }
 
-/// The signals that are the command's and not ours, from now on. The queue is short in practice: signals of one number
-/// that arrive faster than they are taken merge. What our caller had us ignore stays ignored, by the command too: `nohup`.
-fn forwarded_signals() -> Result<channel::UnboundedReceiver<Signal>, Refusal> {
+/// Signals that wait to be forwarded: signals of one number that arrive faster than they are taken merge before they get
+/// here, so more than a few of each of the six kinds never wait.
+const SIGNALS_MAX: usize = 32;
+
+/// The signals that are the command's and not ours, from now on. What our caller had us ignore stays ignored, by the command too: `nohup`.
+fn forwarded_signals() -> Result<channel::Receiver<Signal>, Refusal> {
     let refuse = |error| Refusal::internal(format!("cannot handle signals: {error}"));
     let ignored = ignored_signals().map_err(refuse)?;
-    let (sender, receiver) = channel::unbounded_channel();
+    let (sender, receiver) = channel::channel(SIGNALS_MAX);
     for number in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2] {
         if ignored & (1 << (number as u32 - 1)) != 0 {
             continue;
@@ -150,7 +153,7 @@ fn forwarded_signals() -> Result<channel::UnboundedReceiver<Signal>, Refusal> {
         let mut arrivals = signal(SignalKind::from_raw(number as i32)).map_err(refuse)?;
         let sender = sender.clone();
         // It ends with the runtime.
-        tokio::spawn(async move { while arrivals.recv().await.is_some() && sender.send(number).is_ok() {} });
+        tokio::spawn(async move { while arrivals.recv().await.is_some() && sender.send(number).await.is_ok() {} });
     }
     Ok(receiver)
 }
@@ -166,7 +169,7 @@ fn ignored_signals() -> io::Result<u64> {
 /// A new network namespace and the thread that holds it. Dropping this ends the thread.
 struct Namespace {
     path: String,
-    launches: mpsc::Sender<Launch>,
+    launches: mpsc::SyncSender<Launch>,
 }
 
 /// A command for the namespace's thread, and where to put the started process.
@@ -174,7 +177,7 @@ type Launch = (Command, oneshot::Sender<io::Result<Child>>);
 
 impl Namespace {
     async fn make() -> Result<Self, Refusal> {
-        let (launches, orders) = mpsc::channel::<Launch>();
+        let (launches, orders) = mpsc::sync_channel::<Launch>(1);
         let (ready, made) = oneshot::channel();
         let runtime = Handle::current();
         let refuse = |why: String| Refusal::internal(format!("cannot make a network namespace: {why}"));

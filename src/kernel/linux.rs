@@ -33,11 +33,11 @@ impl LinuxKernel {
     /// Waits until something of ours, or a foreign device that may be the underlay, has changed. For one task at a time;
     /// what happens while nobody waits is kept by the kernel.
     pub async fn changed(&self) -> Result<(), KernelError> {
-        let mut changes = self.changes.lock().await;
-        let (links_and_routes, ruleset) = &mut *changes;
+        let mut subscriptions = self.changes.lock().await;
+        let (rows, ruleset) = &mut *subscriptions;
         tokio::select! {
-            changed = links_and_routes.next() => changed,
-            changed = ruleset.changed() => changed,
+            told = rows.next() => told,
+            told = ruleset.changed() => told,
         }
     }
 

@@ -66,6 +66,7 @@ impl fmt::Display for Step {
                 separated(f, "; ", changes.iter().take(SHOWN_MAX), fmt::Display::fmt)?;
                 match changes.len().checked_sub(SHOWN_MAX) {
                     None | Some(0) => Ok(()),
+                    Some(1) => f.write_str("; and 1 more change"),
                     Some(more) => write!(f, "; and {more} more changes"),
                 }
             }

@@ -16,7 +16,7 @@ use crate::backend::Backend;
 type Case = fn(Backend) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Longer than any of the waits below takes on a busy machine.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_mins(1);
 
 pub(crate) const CASES: &[(&str, Case)] = &[
     ("one creator wins", |backend| Box::pin(one_creator_wins(backend))),
@@ -350,9 +350,9 @@ async fn forgotten(backend: Backend) {
 }
 
 async fn refusals(backend: Backend) {
+    const MIB: usize = 1024 * 1024;
     let put = |key: &str, bytes: usize| Write::Put { key: key.to_owned(), value: vec![7; bytes], lease: None };
     let name = |number: usize| backend.key(&number.to_string());
-    const MIB: usize = 1024 * 1024;
     for (what, writes) in [
         ("a value over 1 MiB", vec![put(&backend.key("a"), MIB + 1)]),
         ("an empty key", vec![put("", 1)]),

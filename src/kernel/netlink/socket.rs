@@ -47,7 +47,8 @@ impl Socket {
     /// dropped. The kernel does a request within the system call that hands it over, and takes its time for some: 20 ms to
     /// remove a device, longer when others hold the RTNL lock. The thread bears that, not one of the runtime's workers.
     pub(super) fn open() -> io::Result<Self> {
-        let (tell, told) = mpsc::channel();
+        // One message is all that is ever sent.
+        let (tell, told) = mpsc::sync_channel(1);
         thread::Builder::new().name("weft-rtnetlink".to_owned()).spawn(move || {
             let opened = Builder::new_current_thread().enable_io().build().and_then(|runtime| {
                 let (connection, socket) = {

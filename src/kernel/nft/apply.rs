@@ -32,6 +32,9 @@ use super::{
 /// chains, well under a millisecond), or to take deletions of what is not there out of it (once for each set at most).
 const BATCHES_MAX: usize = 64;
 
+/// How often a batch is sent again because its answers did not fit into the socket's buffer.
+const LOST_MAX: usize = 2;
+
 /// From how many chains on one read of all rules is cheaper than one read a chain.
 const CHAINS_READ_SINGLY_MAX: usize = 64;
 
@@ -50,6 +53,7 @@ pub(super) fn apply(socket: &mut NetlinkSocket, ground: Ground, changes: &[NftCh
         changes.iter().enumerate().map(|(index, change)| Task { index, change: Cow::Borrowed(change) }).collect();
     let mut ground = ground;
     let mut later = Vec::new();
+    let mut lost = 0;
     for _ in 0..BATCHES_MAX {
         if tasks.is_empty() && ground == Ground::Kept {
             if later.is_empty() {

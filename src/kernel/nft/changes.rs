@@ -14,10 +14,10 @@ use super::{
     wire::{self, NETFILTER_HEADER_LEN},
 };
 
-/// `NFNLGRP_NFTABLES` in linux/netfilter/nfnetlink.h.
+/// `NFNLGRP_NFTABLES` in `linux/netfilter/nfnetlink.h`.
 const GROUP_NFTABLES: u32 = 7;
 
-/// `NFPROTO_INET` in linux/netfilter.h.
+/// `NFPROTO_INET` in `linux/netfilter.h`.
 const FAMILY_INET: u8 = 1;
 
 /// Room for notices, in bytes. If it is not enough the kernel says so, and that counts as a notice.

@@ -22,9 +22,10 @@ const FLAG_INTERVAL_END: u32 = 1;
 /// How many bytes the kernel's form of one element of the set takes at most: attribute headers, keys, value.
 pub(super) fn size_max(set: SetName) -> usize {
     match set.schema() {
-        SetSchema::PortToChain | SetSchema::AddressToChain(_) => 96,
         SetSchema::SlotToTarget(_) | SetSchema::SlotToAddress(_) | SetSchema::MacToMark | SetSchema::Addresses(_) => 64,
-        SetSchema::Prefixes(_) | SetSchema::PrefixPairs(_) => 96,
+        SetSchema::PortToChain | SetSchema::AddressToChain(_) | SetSchema::Prefixes(_) | SetSchema::PrefixPairs(_) => {
+            96
+        }
     }
 }
 
@@ -76,11 +77,11 @@ pub(super) fn write(set: SetName, key: SetKey, value: SetValue, list: &mut Attri
         (SetSchema::PrefixPairs(family), SetKey::PrefixPair(source, destination), SetValue::Nothing)
             if Family::of(source.network()) == family && Family::of(destination.network()) == family =>
         {
-            let first = [address_bytes(source.network()), address_bytes(destination.network())].concat();
-            let last = [address_bytes(source.broadcast()), address_bytes(destination.broadcast())].concat();
+            let key = [address_bytes(source.network()), address_bytes(destination.network())].concat();
+            let key_end = [address_bytes(source.broadcast()), address_bytes(destination.broadcast())].concat();
             list.nest(nfta::LIST_ELEM, |element| {
-                element.data(nfta::SET_ELEM_KEY, &first);
-                element.data(nfta::SET_ELEM_KEY_END, &last);
+                element.data(nfta::SET_ELEM_KEY, &key);
+                element.data(nfta::SET_ELEM_KEY_END, &key_end);
             });
         }
         _ => return Err(misfit()),
@@ -103,7 +104,7 @@ pub(super) fn read(set: SetName, raw: &[RawElement]) -> Result<Vec<(SetKey, SetV
 }
 
 /// An element as the kernel tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct RawElement {
     key: Vec<u8>,
     key_end: Option<Vec<u8>>,
@@ -260,4 +261,85 @@ fn prefix_of(family: Family, first: u128, last: u128) -> Option<IpNet> {
         Family::V6 => (IpAddr::V6(Ipv6Addr::from_bits(first)), 128),
     };
     IpNet::new(address, u8::try_from(bits - host_bits).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: bool = true;
+    const END: bool = false;
+
+    fn read_v4(marks: &[(&str, bool)]) -> Result<Vec<String>, String> {
+        let raw: Vec<_> = marks
+            .iter()
+            .map(|(address, is_start)| RawElement {
+                key: address_bytes(address.parse().unwrap()),
+                flags: if *is_start { 0 } else { FLAG_INTERVAL_END },
+                ..RawElement::default()
+            })
+            .collect();
+        let elements = read(SetName::Networks(Family::V4), &raw)?;
+        Ok(elements
+            .into_iter()
+            .map(|(key, _)| match key {
+                SetKey::Prefix(prefix) => prefix.to_string(),
+                other => panic!("{other:?}"),
+            })
+            .collect())
+    }
+
+    #[test]
+    fn starts_and_ends_make_prefixes() {
+        for (marks, prefixes) in [
+            (&[][..], &[][..]),
+            (&[("10.0.1.0", END), ("10.0.0.0", START)], &["10.0.0.0/24"]),
+            // Side by side, with both ends and with nft's omission of the inner one.
+            (
+                &[("10.0.1.0", START), ("10.0.2.0", END), ("10.0.1.0", END), ("10.0.0.0", START)],
+                &["10.0.0.0/24", "10.0.1.0/24"],
+            ),
+            (&[("10.0.0.0", START), ("10.0.1.0", START), ("10.0.2.0", END)], &["10.0.0.0/24", "10.0.1.0/24"]),
+            // nft's end at the very first address says nothing; nor does any other end alone.
+            (&[("0.0.0.0", END), ("9.0.0.0", END), ("10.0.0.0", START), ("11.0.0.0", END)], &["10.0.0.0/8"]),
+            (&[("255.255.255.255", START)], &["255.255.255.255/32"]),
+            (&[("0.0.0.0", START)], &["0.0.0.0/0"]),
+            (&[("128.0.0.0", START), ("128.0.0.0", END), ("0.0.0.0", START)], &["0.0.0.0/1", "128.0.0.0/1"]),
+        ] {
+            let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+            assert_eq!(read_v4(marks), Ok(prefixes), "{marks:?}");
+        }
+        for marks in [
+            &[("10.0.0.1", START), ("10.0.0.7", END)][..],
+            &[("10.0.1.0", START), ("10.0.3.0", END)],
+            &[("10.0.0.0", START), ("10.0.0.0", START)],
+        ] {
+            assert!(read_v4(marks).is_err(), "{marks:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_chunk_fits_into_one_attribute() {
+        let net: IpNet = "fd00::/64".parse().unwrap();
+        let chain = crate::model::ChainName::Port(L4::Udp, u16::MAX);
+        let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        for (set, key, value) in [
+            (SetName::Ports, SetKey::Port(L4::Udp, 1), SetValue::Goto(chain)),
+            (SetName::Vips(Family::V6), SetKey::Address(v6), SetValue::Goto(chain)),
+            (SetName::Targets(Family::V6, 0), SetKey::Slot(Slot(1)), SetValue::Target((v6, 1).into())),
+            (SetName::Replicas(Family::V6, 0), SetKey::Slot(Slot(1)), SetValue::Address(v6)),
+            (SetName::Vteps, SetKey::Mac(Mac::GATEWAY), SetValue::Mark(1)),
+            (SetName::Peers(Family::V6), SetKey::Address(v6), SetValue::Nothing),
+            (SetName::Networks(Family::V6), SetKey::Prefix(net), SetValue::Nothing),
+            (SetName::Within(Family::V6), SetKey::PrefixPair(net, net), SetValue::Nothing),
+        ] {
+            let mut bytes = Vec::new();
+            let header = wire::HEADER_LEN + wire::NETFILTER_HEADER_LEN;
+            wire::write_message(&mut bytes, wire::Kind::NewElements, 0, 1, |list| {
+                write(set, key, value, list).unwrap()
+            });
+            assert!(bytes.len() - header <= size_max(set), "{set}: {}", bytes.len() - header);
+        }
+        const { assert!(CHUNK_BYTES_MAX + 4 <= u16::MAX as usize) };
+    }
 }

@@ -10,6 +10,7 @@
 
 mod apply;
 mod changes;
+mod code;
 mod comment;
 mod element;
 mod expression;

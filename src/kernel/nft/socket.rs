@@ -69,7 +69,7 @@ pub(super) enum Outcome {
     Unknown,
 }
 
-/// A socket to nf_tables in the namespace in which it was opened.
+/// A socket to `nf_tables` in the namespace in which it was opened.
 pub(super) struct NetlinkSocket {
     socket: Socket,
     port: u32,

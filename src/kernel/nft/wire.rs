@@ -1,4 +1,4 @@
-//! Netlink messages as bytes: headers, attributes and the numbers of linux/netfilter/nf_tables.h.
+//! Netlink messages as bytes: headers, attributes and the numbers of `linux/netfilter/nf_tables.h`.
 //!
 //! The crate's nftables types know neither numgen, nat, fib nor reject, and hold each element in several vectors; a set
 //! of 20,000 elements is written here into one buffer instead.
@@ -13,7 +13,7 @@ pub(super) const NETFILTER_HEADER_LEN: usize = 4;
 /// The subsystem's number, the high byte of every message type.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 
-/// The messages that we send and get, with their numbers in linux/netfilter/nf_tables.h.
+/// The messages that we send and get, with their numbers in `linux/netfilter/nf_tables.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     BatchBegin,
@@ -77,7 +77,7 @@ impl Kind {
 /// The type of the message that says that the generation changed; it comes to every listener after each commit.
 pub(super) const NEW_GENERATION: u16 = (NFNL_SUBSYS_NFTABLES << 8) | 15;
 
-/// The kernel's numbers, by the names they have in linux/netfilter/nf_tables.h without the prefix.
+/// The kernel's numbers, by the names they have in `linux/netfilter/nf_tables.h` without the prefix.
 pub(super) mod nfta {
     pub(in super::super) const BATCH_GENID: u16 = 1;
     pub(in super::super) const GEN_ID: u16 = 1;
@@ -130,11 +130,11 @@ pub(super) mod nfta {
     pub(in super::super) const EXPR_DATA: u16 = 2;
 }
 
-/// The verdict `goto`, `NFT_GOTO` in linux/netfilter/nf_tables.h.
+/// The verdict `goto`, `NFT_GOTO` in `linux/netfilter/nf_tables.h`.
 pub(super) const VERDICT_GOTO: i32 = -4;
-/// The verdict `drop`, `NF_DROP` in linux/netfilter.h.
+/// The verdict `drop`, `NF_DROP` in `linux/netfilter.h`.
 pub(super) const VERDICT_DROP: i32 = 0;
-/// The verdict `accept`, `NF_ACCEPT` in linux/netfilter.h.
+/// The verdict `accept`, `NF_ACCEPT` in `linux/netfilter.h`.
 pub(super) const VERDICT_ACCEPT: i32 = 1;
 
 /// Writes one message at the end of `bytes`.
@@ -175,7 +175,7 @@ impl Attributes<'_> {
         });
     }
 
-    /// A number in network byte order, as nearly all of nf_tables' own fields are.
+    /// A number in network byte order, as nearly all of the subsystem's own fields are.
     pub(super) fn number(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
     }

@@ -35,12 +35,11 @@ impl Feed {
             self.reached.changed().await.map_err(|_| KvError::Closed)?;
         }
         let shared = self.shared.upgrade().ok_or(KvError::Closed)?;
-        let commits = match shared.recent.since(self.next) {
-            Some(commits) => commits,
-            None => {
-                let from = self.next;
-                shared.read(move |transaction| disk::commits(transaction, from)).await?
-            }
+        let from = self.next;
+        let commits = if let Some(commits) = shared.recent.since(from) {
+            commits
+        } else {
+            shared.read(move |transaction| disk::commits(transaction, from)).await?
         };
         let last = commits.last().ok_or(KvError::Storage("its history has a gap".to_owned()))?;
         self.next = last.revision + 1;

@@ -24,16 +24,18 @@ struct Ring {
 }
 
 impl Recent {
-    /// Adds the next commits.
-    pub(super) fn push(&self, commits: &[Arc<Commit>]) {
+    /// Adds the next commits, and forgets those before revision `oldest`, as the file has.
+    pub(super) fn push(&self, commits: &[Arc<Commit>], oldest: u64) {
         let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for commit in commits {
             ring.bytes += bytes(commit);
             ring.commits.push_back(Arc::clone(commit));
         }
-        while ring.commits.len() > COMMITS_MAX || ring.bytes > BYTES_MAX {
-            let Some(oldest) = ring.commits.pop_front() else { break };
-            ring.bytes -= bytes(&oldest);
+        let too_many = |ring: &Ring| ring.commits.len() > COMMITS_MAX || ring.bytes > BYTES_MAX;
+        let forgotten = |ring: &Ring| ring.commits.front().is_some_and(|commit| commit.revision < oldest);
+        while too_many(&ring) || forgotten(&ring) {
+            let Some(first) = ring.commits.pop_front() else { break };
+            ring.bytes -= bytes(&first);
         }
     }
 
@@ -67,13 +69,16 @@ mod tests {
         let recent = Recent::default();
         assert_eq!(revisions(recent.since(2)), None, "an empty ring knows nothing");
         for revision in 2..=600 {
-            recent.push(&[commit(revision, 1)]);
+            recent.push(&[commit(revision, 1)], 1);
         }
         assert_eq!(revisions(recent.since(598)), Some(vec![598, 599, 600]));
         assert_eq!(revisions(recent.since(89)).map(|found| found.len()), Some(COMMITS_MAX));
         assert_eq!(revisions(recent.since(88)), None, "it was pushed out");
-        recent.push(&[commit(601, BYTES_MAX - 1)]);
+        recent.push(&[commit(601, BYTES_MAX - 1)], 1);
         assert_eq!(revisions(recent.since(600)), Some(vec![600, 601]));
         assert_eq!(revisions(recent.since(599)), None, "the bytes pushed it out");
+        recent.push(&[], 601);
+        assert_eq!(revisions(recent.since(600)), None, "it was compacted");
+        assert_eq!(revisions(recent.since(601)), Some(vec![601]));
     }
 }

@@ -2,6 +2,9 @@
 
 use std::ops::Bound;
 
+/// The first key and the end of a row of keys.
+pub(super) type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// Some keys in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Span {
@@ -37,7 +40,7 @@ impl Span {
     }
 
     /// The first key and the bound of the last; `None` for a span that can hold no key.
-    pub(super) fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+    pub(super) fn bounds(&self) -> Option<Bounds<'_>> {
         match self {
             Self::One(one) => Some((Bound::Included(one), Bound::Included(one))),
             Self::From(start) => Some((Bound::Included(start), Bound::Unbounded)),
@@ -154,7 +157,7 @@ pub(crate) struct Comparison {
 }
 
 /// A field that a put sets or leaves as it was.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Field<T> {
     /// To this.
     Set(T),

@@ -55,13 +55,19 @@ pub(super) fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>, re
         let mut settles = Vec::new();
         match write(&shared, group, &mut settles) {
             Ok(written) => {
-                shared.recent.push(&written.commits);
+                shared.recent.push(&written.commits, written.position.oldest);
                 if !written.commits.is_empty() {
                     reached.send_replace(written.position.revision);
                 }
-                settles.into_iter().for_each(|settle| settle(&shared, Ok(())));
+                for settle in settles {
+                    settle(&shared, Ok(()));
+                }
             }
-            Err(error) => settles.into_iter().for_each(|settle| settle(&shared, Err(&error))),
+            Err(error) => {
+                for settle in settles {
+                    settle(&shared, Err(&error));
+                }
+            }
         }
         if closing {
             break;
@@ -142,7 +148,9 @@ fn carry_out(shared: &Shared, command: Command, batch: Option<&mut Batch>, failu
             Box::new(move |shared, fate| {
                 if fate.is_err() {
                     // They are still in the file: begin anew and try again at the next end.
-                    ended.into_iter().for_each(|(id, ttl_s)| shared.deadlines.insert(id, ttl_s));
+                    for (id, ttl_s) in ended {
+                        shared.deadlines.insert(id, ttl_s);
+                    }
                 }
                 answer(reply, result, fate);
             })

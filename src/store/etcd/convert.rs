@@ -73,12 +73,11 @@ pub(super) fn event(change: &Change, revision: u64, before: Before) -> Event {
         Before::Wanted => old.clone().map(|record| key_value((key.clone(), record))),
         Before::Unwanted => None,
     };
-    let (kind, kv) = match after {
-        Some(record) => (EventType::Put, key_value((key.clone(), record.clone()))),
-        None => {
-            let gone = KeyValue { key: key.clone(), mod_revision: revision.cast_signed(), ..KeyValue::default() };
-            (EventType::Delete, gone)
-        }
+    let (kind, kv) = if let Some(record) = after {
+        (EventType::Put, key_value((key.clone(), record.clone())))
+    } else {
+        let gone = KeyValue { key: key.clone(), mod_revision: revision.cast_signed(), ..KeyValue::default() };
+        (EventType::Delete, gone)
     };
     Event { r#type: kind.into(), kv: Some(kv), prev_kv }
 }
@@ -154,7 +153,9 @@ pub(super) fn range_response(request: &RangeRequest, ranged: Ranged) -> RangeRes
     };
     kvs.truncate(limit);
     if request.keys_only {
-        kvs.iter_mut().for_each(|kv| kv.value.clear());
+        for kv in &mut kvs {
+            kv.value.clear();
+        }
     }
     RangeResponse { header: header(revision), kvs, more, count: i64::try_from(count).unwrap_or(i64::MAX) }
 }

@@ -85,7 +85,6 @@ pub(super) async fn time_to_live(
     }
 }
 
-#[expect(clippy::unused_async, reason = "every method of a service is async")]
 pub(super) async fn leases(face: Face, _request: LeaseLeasesRequest) -> Result<LeaseLeasesResponse, Status> {
     let leases = face.embedded.lease_ids().into_iter().map(|id| LeaseStatus { id }).collect();
     Ok(LeaseLeasesResponse { header: convert::header(face.embedded.revision()), leases })

@@ -151,7 +151,6 @@ async fn status(face: Face, _request: StatusRequest) -> Result<StatusResponse, S
 }
 
 /// `etcdctl endpoint health` asks for alarms in some versions.
-#[expect(clippy::unused_async, reason = "every method of a service is async")]
 async fn alarm(face: Face, request: AlarmRequest) -> Result<AlarmResponse, Status> {
     if request.action != 0 {
         return Err(Status::unimplemented("weft's store raises no alarms: there is none to set or clear"));

@@ -34,7 +34,7 @@ use crate::store::embedded::{
 const QUEUE: usize = 16;
 
 /// How often an idle watch that asked for it says where it stands: etcd's interval.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
+const PROGRESS_INTERVAL: Duration = Duration::from_mins(10);
 
 type Answer = mpsc::Sender<Result<WatchResponse, Status>>;
 
@@ -106,8 +106,11 @@ async fn begin(
             ..WatchResponse::default()
         });
     }
-    let free = || (0..).find(|id| !running.contains_key(id)).unwrap_or_default();
-    let watch_id = if watch_id == 0 { free() } else { watch_id };
+    let watch_id = match watch_id {
+        // Of that many and one more numbers, one at least is free.
+        0 => (0..=i64::try_from(running.len()).unwrap_or(i64::MAX)).find(|id| !running.contains_key(id))?,
+        chosen => chosen,
+    };
     let header = convert::header(revision);
     let created = WatchResponse { header, watch_id, created: true, ..WatchResponse::default() };
     answers.send(Ok(created)).await.ok()?;

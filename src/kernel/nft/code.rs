@@ -1,0 +1,320 @@
+//! The instructions that rules are made of: each method writes one expression, or the few that always go together.
+//!
+//! Registers: 1 is 16 bytes wide and also the 4-byte registers 8 to 11; 2 likewise 12 to 15. The fields of a concatenation
+//! follow each other in 4-byte steps, so the second field behind 4 bytes in register 1 is register 9, and behind 16 bytes it
+//! is register 2.
+
+use crate::model::{ChainName, Family, L4, LinkName, SetName, Slot, VTEP_LINK};
+
+use super::wire::{Attributes, VERDICT_ACCEPT, VERDICT_GOTO, nfta};
+
+/// The kernel reads and writes registers by these numbers (`enum nft_registers`).
+pub(super) const REG_VERDICT: u32 = 0;
+/// The first register.
+pub(super) const REG_1: u32 = 1;
+/// The second register of 16 bytes.
+pub(super) const REG_2: u32 = 2;
+/// The second register of 4 bytes, a part of the first of 16.
+pub(super) const REG32_01: u32 = 9;
+
+/// `RTN_LOCAL` in `linux/rtnetlink.h`: the type of route that an address of this host has.
+const RTN_LOCAL: u32 = 2;
+/// `ARPHRD_ETHER` in `linux/if_arp.h`.
+const ARPHRD_ETHER: u16 = 1;
+
+/// The register behind an address at the start of register 1.
+pub(super) fn register_behind(family: Family) -> u32 {
+    match family {
+        Family::V4 => REG32_01,
+        Family::V6 => REG_2,
+    }
+}
+
+/// Which end of a packet.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Side {
+    Source,
+    Destination,
+}
+
+/// Which links by name.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Link {
+    /// The tunnel device.
+    Tunnel,
+    /// All whose names begin as ours do.
+    Ours,
+}
+
+/// `enum nft_payload_bases`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Base {
+    Link = 0,
+    Network = 1,
+    Transport = 2,
+}
+
+/// `enum nft_cmp_ops`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Compare {
+    Equal = 0,
+    NotEqual = 1,
+}
+
+/// `enum nft_meta_keys`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Meta {
+    Mark = 3,
+    InputName = 6,
+    OutputName = 7,
+    InputType = 8,
+    Family = 15,
+    Protocol = 16,
+}
+
+/// `enum nft_ct_keys`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Conntrack {
+    State = 0,
+    Direction = 1,
+    Status = 2,
+    Mark = 3,
+    Destination4 = 20,
+    Destination6 = 22,
+}
+
+/// What a refused packet's sender is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reject {
+    TcpReset,
+    PortUnreachable,
+    AdminProhibited,
+}
+
+/// A rule's expressions being written.
+pub(super) struct Code<'a, 'b>(pub(super) &'a mut Attributes<'b>);
+
+impl Code<'_, '_> {
+    fn expression(&mut self, name: &str, data: impl FnOnce(&mut Attributes<'_>)) {
+        self.0.nest(nfta::LIST_ELEM, |expression| {
+            expression.text(nfta::EXPR_NAME, name);
+            expression.nest(nfta::EXPR_DATA, data);
+        });
+    }
+
+    /// An expression without parameters.
+    pub(super) fn plain(&mut self, name: &str) {
+        self.expression(name, |_| {});
+    }
+
+    pub(super) fn meta(&mut self, key: Meta) {
+        self.expression("meta", |meta| {
+            meta.number(2, key as u32);
+            meta.number(1, REG_1);
+        });
+    }
+
+    pub(super) fn set_mark(&mut self) {
+        self.expression("meta", |meta| {
+            meta.number(2, Meta::Mark as u32);
+            meta.number(3, REG_1);
+        });
+    }
+
+    pub(super) fn compare(&mut self, operation: Compare, with: &[u8]) {
+        self.expression("cmp", |cmp| {
+            cmp.number(1, REG_1);
+            cmp.number(2, operation as u32);
+            cmp.data(3, with);
+        });
+    }
+
+    /// Clears the bits outside `mask` of the host-endian number in register 1.
+    pub(super) fn mask(&mut self, mask: u32) {
+        self.expression("bitwise", |bitwise| {
+            bitwise.number(1, REG_1);
+            bitwise.number(2, REG_1);
+            bitwise.number(3, 4);
+            bitwise.number(6, 0);
+            bitwise.data(4, &mask.to_ne_bytes());
+            bitwise.data(5, &0_u32.to_ne_bytes());
+        });
+    }
+
+    pub(super) fn payload(&mut self, base: Base, offset: u32, length: u32, register: u32) {
+        self.expression("payload", |payload| {
+            payload.number(1, register);
+            payload.number(2, base as u32);
+            payload.number(3, offset);
+            payload.number(4, length);
+        });
+    }
+
+    /// Looks register 1 up; a map's value goes to `result`.
+    pub(super) fn look_up(&mut self, set: SetName, result: Option<u32>) {
+        self.expression("lookup", |lookup| {
+            lookup.number(2, REG_1);
+            if let Some(register) = result {
+                lookup.number(3, register);
+            }
+            lookup.text(1, &set.to_string());
+        });
+    }
+
+    pub(super) fn conntrack(&mut self, key: Conntrack, direction: Option<u8>) {
+        self.expression("ct", |ct| {
+            ct.number(2, key as u32);
+            ct.number(1, REG_1);
+            if let Some(direction) = direction {
+                ct.bytes(3, &[direction]);
+            }
+        });
+    }
+
+    pub(super) fn set_conntrack_mark(&mut self) {
+        self.expression("ct", |ct| {
+            ct.number(2, Conntrack::Mark as u32);
+            ct.number(4, REG_1);
+        });
+    }
+
+    pub(super) fn conntrack_state(&mut self, any_of: u32) {
+        self.conntrack(Conntrack::State, None);
+        self.mask(any_of);
+        self.compare(Compare::NotEqual, &0_u32.to_ne_bytes());
+    }
+
+    pub(super) fn verdict(&mut self, verdict: i32, chain: Option<ChainName>) {
+        let chain = chain.map(|chain| chain.to_string());
+        self.expression("immediate", |immediate| {
+            immediate.number(1, REG_VERDICT);
+            immediate.verdict(2, verdict, chain.as_deref());
+        });
+    }
+
+    pub(super) fn accept(&mut self) {
+        self.verdict(VERDICT_ACCEPT, None);
+    }
+
+    pub(super) fn family(&mut self, family: Family) {
+        self.meta(Meta::Family);
+        self.compare(Compare::Equal, &[nfproto(family)]);
+    }
+
+    pub(super) fn protocol(&mut self, number: u8) {
+        self.meta(Meta::Protocol);
+        self.compare(Compare::Equal, &[number]);
+    }
+
+    pub(super) fn udp_destination(&mut self, port: u16) {
+        self.protocol(L4::Udp.number());
+        self.payload(Base::Transport, 2, 2, REG_1);
+        self.compare(Compare::Equal, &port.to_be_bytes());
+    }
+
+    /// Loads an address of the packet; its family must have been compared before.
+    pub(super) fn address(&mut self, family: Family, side: Side, register: u32) {
+        // RFC 791, 3.1 and RFC 8200, 3.
+        let (offset, length) = match (family, side) {
+            (Family::V4, Side::Source) => (12, 4),
+            (Family::V4, Side::Destination) => (16, 4),
+            (Family::V6, Side::Source) => (8, 16),
+            (Family::V6, Side::Destination) => (24, 16),
+        };
+        self.payload(Base::Network, offset, length, register);
+    }
+
+    pub(super) fn address_in(&mut self, family: Family, side: Side, set: SetName) {
+        self.family(family);
+        self.address(family, side, REG_1);
+        self.look_up(set, None);
+    }
+
+    pub(super) fn link(&mut self, key: Meta, operation: Compare, link: Link) {
+        self.meta(key);
+        match link {
+            Link::Tunnel => {
+                // The whole field, so that a longer name does not match (IFNAMSIZ is 16).
+                let mut name = [0; 16];
+                name[..VTEP_LINK.len()].copy_from_slice(VTEP_LINK.as_bytes());
+                self.compare(operation, &name);
+            }
+            Link::Ours => self.compare(operation, LinkName::PREFIX.as_bytes()),
+        }
+    }
+
+    pub(super) fn sender_is_ethernet(&mut self) {
+        self.meta(Meta::InputType);
+        self.compare(Compare::Equal, &ARPHRD_ETHER.to_ne_bytes());
+    }
+
+    pub(super) fn fib(&mut self, result: u32, flags: u32) {
+        self.expression("fib", |fib| {
+            fib.number(3, flags);
+            fib.number(2, result);
+            fib.number(1, REG_1);
+        });
+    }
+
+    pub(super) fn destination_is_local(&mut self) {
+        // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_DADDR.
+        self.fib(3, 2);
+        self.compare(Compare::Equal, &RTN_LOCAL.to_ne_bytes());
+    }
+
+    pub(super) fn no_route_back(&mut self) {
+        // NFT_FIB_RESULT_OIF of NFTA_FIB_F_SADDR, _IIF and _PRESENT.
+        self.fib(1, 1 | 8 | 32);
+        self.compare(Compare::Equal, &0_u32.to_ne_bytes());
+    }
+
+    pub(super) fn dispatch_port(&mut self) {
+        self.meta(Meta::Protocol);
+        self.payload(Base::Transport, 2, 2, REG32_01);
+        self.look_up(SetName::Ports, Some(REG_VERDICT));
+    }
+
+    pub(super) fn next_slot(&mut self, first: Slot, slots: u16) {
+        self.expression("numgen", |numgen| {
+            numgen.number(1, REG_1);
+            numgen.number(2, u32::from(slots));
+            // NFT_NG_INCREMENTAL: one after the other.
+            numgen.number(3, 0);
+            numgen.number(4, first.0);
+        });
+    }
+
+    /// To the address in register 1 and the port in `port`.
+    pub(super) fn translate_destination(&mut self, family: Family, port: Option<u32>) {
+        self.expression("nat", |nat| {
+            // NFT_NAT_DNAT.
+            nat.number(1, 1);
+            nat.number(2, u32::from(nfproto(family)));
+            nat.number(3, REG_1);
+            if let Some(port) = port {
+                nat.number(5, port);
+            }
+        });
+    }
+
+    pub(super) fn reject(&mut self, how: Reject) {
+        // `enum nft_reject_types` and `enum nft_reject_inet_code`.
+        let (kind, code) = match how {
+            Reject::TcpReset => (1, 0),
+            Reject::PortUnreachable => (2, 1),
+            Reject::AdminProhibited => (2, 3),
+        };
+        self.expression("reject", |reject| {
+            reject.number(1, kind);
+            reject.bytes(2, &[code]);
+        });
+    }
+}
+
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6` in `linux/netfilter.h`.
+fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
