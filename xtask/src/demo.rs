@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     })?;
     step("stop the agents, remove the namespaces", || {
         drop(topology);
-        let left = Machine::look()?.since(&before);
+        let left = Machine::look()?.left_since(&before);
         ensure!(left.is_empty(), "the demo left behind: {}", left.join(", "));
         Ok(())
     })?;
