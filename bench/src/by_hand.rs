@@ -29,9 +29,9 @@ impl ByHand {
             let (host, peer) = (topology.host(here), topology.host(there));
             let netns = host.netns();
             let local = host.address();
-            netns.exec(
-                "sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0",
-            )?;
+            netns.sysctl("net/ipv4/ip_forward", "1")?;
+            netns.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
+            netns.sysctl("net/ipv4/conf/default/rp_filter", "0")?;
             netns.ip(&format!(
                 "link add vx address {} mtu 1450 type vxlan id 142 dstport 7789 local {local} nolearning",
                 vtep_mac(here)

@@ -13,14 +13,17 @@ use std::{
     thread,
 };
 
+use anyhow::Result;
 use nix::{
     sys::{
-        signal::{Signal, killpg},
+        signal::{Signal, kill, killpg},
         wait::waitpid,
     },
     unistd::Pid,
 };
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::leftovers::{entries, is_alive, owner_by_name, processes};
 
 /// What is there now.
 #[derive(Default)]
@@ -63,7 +66,7 @@ pub(crate) fn remove_namespace(name: &str) -> io::Result<()> {
     let pids = Command::new("ip").args(["netns", "pids", name]).output()?;
     for pid in String::from_utf8_lossy(&pids.stdout).split_whitespace().filter_map(|pid| pid.parse().ok()) {
         // Only processes inside a namespace of our own are listed here.
-        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     let removed = Command::new("ip").args(["netns", "del", name]).output()?;
     if removed.status.success() {
@@ -72,29 +75,24 @@ pub(crate) fn remove_namespace(name: &str) -> io::Result<()> {
     Err(io::Error::other(String::from_utf8_lossy(&removed.stderr).trim().to_owned()))
 }
 
-/// Removes what processes that are gone have left: namespaces and folders whose name carries their process id.
-pub(crate) fn sweep() {
-    for name in entries(Path::new("/run/netns")).filter(|name| is_orphan(name)) {
+/// Removes what processes that are gone have left: their processes, namespaces and folders.
+pub(crate) fn sweep() -> Result<()> {
+    for (pid, _) in processes()?.into_iter().filter(|(_, owner)| !is_alive(*owner)) {
+        // It may have ended since.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    let is_orphan = |name: &String| owner_by_name(name).is_some_and(|owner| !is_alive(owner));
+    for name in entries(Path::new("/run/netns"))?.filter(is_orphan) {
         if let Err(error) = remove_namespace(&name) {
             eprintln!("warning: the orphaned namespace {name} stays: {error}");
         }
     }
     let temp = std::env::temp_dir();
-    for name in entries(&temp).filter(|name| is_orphan(name)) {
+    for name in entries(&temp)?.filter(is_orphan) {
         // Somebody else may be sweeping too.
         let _ = fs::remove_dir_all(temp.join(name));
     }
-}
-
-/// Whether `name` is `weft-PID-…` of a process that is gone.
-fn is_orphan(name: &str) -> bool {
-    let pid =
-        name.strip_prefix("weft-").and_then(|rest| rest.split_once('-')).and_then(|(pid, _)| pid.parse::<u32>().ok());
-    pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
-}
-
-fn entries(folder: &Path) -> impl Iterator<Item = String> + use<> {
-    fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok())
+    Ok(())
 }
 
 fn watch_signals() -> io::Result<()> {

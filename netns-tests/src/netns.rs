@@ -95,6 +95,15 @@ impl Netns {
         self.exec(&format!("ip {words}"))
     }
 
+    /// Sets a kernel setting of the namespace: `sysctl("net/ipv4/ip_forward", "1")`.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        // /proc/sys/net shows the namespace of whoever opens it (proc_sys_net(5)).
+        let path = Path::new("/proc/sys").join(key);
+        self.enter(|| {
+            std::fs::write(&path, value).with_context(|| format!("{} cannot be set to {value:?}", path.display()))
+        })
+    }
+
     fn open(&self) -> Result<File> {
         File::open(self.path()).with_context(|| format!("the namespace {} is gone", self.name))
     }

@@ -12,6 +12,7 @@ use nix::{
 
 use crate::{
     cleanup::{held, kill_group},
+    leftovers::OWNER,
     wait_until,
 };
 
@@ -29,7 +30,9 @@ impl Process {
         let what = what.into();
         // Registered under the same lock as it is started: a signal finds either nothing or the whole.
         let mut held = held();
-        let child = command.process_group(0).spawn().with_context(|| format!("{what} cannot be started"))?;
+        let owner = std::process::id().to_string();
+        let child =
+            command.env(OWNER, owner).process_group(0).spawn().with_context(|| format!("{what} cannot be started"))?;
         let process = Self { child, what };
         held.processes.insert(process.pid());
         Ok(process)

@@ -8,6 +8,7 @@ use crate::{Machine, Topology};
 /// over, nothing of it may be left on the machine.
 #[expect(clippy::panic, reason = "a panic is how a test fails")]
 pub fn scenario(hosts: u8, body: impl FnOnce(&mut Topology) -> Result<()>) {
+    let before = Machine::look();
     let outcome = Topology::cluster(hosts).and_then(|mut topology| {
         let outcome = body(&mut topology);
         if outcome.is_err() || env::var_os("WEFT_TEST_LOGS").is_some() {
@@ -20,13 +21,8 @@ pub fn scenario(hosts: u8, body: impl FnOnce(&mut Topology) -> Result<()>) {
     if let Err(error) = outcome {
         panic!("{error:#}");
     }
-    // Other tests may run at the same time: only what carries this process's number counts here.
-    let mine = format!("weft-{}-", std::process::id());
-    match Machine::look() {
-        Ok(machine) => {
-            let left: Vec<&str> = machine.things().filter(|thing| thing.contains(&mine)).collect();
-            assert!(left.is_empty(), "the scenario left behind: {left:?}");
-        }
+    match before.and_then(|before| Ok(Machine::look()?.left_since(&before))) {
+        Ok(left) => assert!(left.is_empty(), "the scenario left behind: {left:?}"),
         Err(error) => panic!("{error:#}"),
     }
 }

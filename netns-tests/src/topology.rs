@@ -41,7 +41,7 @@ impl Topology {
     /// `hosts` hosts, named h1, h2 and so on, with agents not yet started, on an underlay with `mtu`.
     pub fn new(hosts: u8, mtu: u32) -> Result<Self> {
         ensure!(crate::is_root(), "namespaces need root: run this as root");
-        sweep();
+        sweep()?;
         let weft = beside_us("weft")?;
         let prefix = format!("weft-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = Folder::create(env::temp_dir().join(&prefix))?;

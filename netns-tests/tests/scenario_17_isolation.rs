@@ -35,10 +35,17 @@ fn nothing_passes_between_two_networks() {
         }
         let blue = [serve(topology, 0, "blue", "web")?, serve(topology, 1, "blue", "web")?];
         let red = [serve(topology, 0, "red", "shop")?, serve(topology, 1, "red", "shop")?];
+        // Askers of their own: a replica that meets itself behind its VIP is another subject (scenario 16).
+        let askers = ["blue", "red"].map(|network| {
+            [0, 1].map(|host| topology.host(host).attach(network, &format!("asker-{network}-{}", host + 1), ""))
+        });
+        let [blue_askers, red_askers] = askers.map(|pair| pair.into_iter().collect::<Result<Vec<_>>>());
+        let (blue_askers, red_askers) = (blue_askers?, red_askers?);
         let vips = [topology.vip("web", 8080)?, topology.vip("shop", 8080)?];
-        for (mine, theirs, my_vip, their_vip) in [(&blue, &red, vips[0], vips[1]), (&red, &blue, vips[1], vips[0])] {
-            for asker in mine {
-                for answerer in mine.iter().filter(|answerer| answerer.name() != asker.name()) {
+        let sides = [(&blue_askers, &blue, &red, vips[0], vips[1]), (&red_askers, &red, &blue, vips[1], vips[0])];
+        for (askers, mine, theirs, my_vip, their_vip) in sides {
+            for asker in askers {
+                for answerer in mine {
                     reaches(asker, answerer.at(8080))?;
                 }
                 reaches(asker, my_vip)?;

@@ -59,7 +59,7 @@ fn refused_everywhere(topology: &Topology, container: &Netns, vip: SocketAddr) -
             let what = format!("{protocol:?} is refused at {}", host.name());
             wait_until(what, CONVERGE_BOUND, || refused(topology.client(), protocol, host.at(port)))?;
             // Once it is refused it stays refused: no other answer and no silence in between.
-            for _ in 0..20 {
+            for _ in 0..protocol.repeats() {
                 refused(topology.client(), protocol, host.at(port))?;
             }
         }
@@ -95,6 +95,15 @@ enum Protocol {
 }
 
 impl Protocol {
+    /// How often a refusal is asked for again. A kernel sends one host six ICMP errors in a row and then one a second
+    /// (icmp(7), `icmp_ratelimit`; RFC 1812, 4.3.2.8 asks for such a limit); RSTs have none.
+    fn repeats(self) -> usize {
+        match self {
+            Self::Tcp => 50,
+            Self::Udp => 2,
+        }
+    }
+
     fn ask(self, server: SocketAddr, timeout: Duration) -> Result<Answer> {
         match self {
             Self::Tcp => ask(server, timeout),

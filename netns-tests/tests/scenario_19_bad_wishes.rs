@@ -73,7 +73,7 @@ const WISHES: &[(&str, &str)] = &[
     ("network create red --colour red", "--colour"),
     ("netwrok ls", "netwrok"),
     // A second cluster on top of the first.
-    ("join 192.0.2.13:7780 --token WEFT-1-wrong", "cluster"),
+    ("join 192.0.2.13:7780 --token WEFT-1-wrong", "token"),
 ];
 
 #[test]

@@ -19,7 +19,7 @@ fn replica(topology: &Topology) -> Result<Process> {
 
 #[test]
 fn a_topology_connects_its_hosts_and_leaves_nothing() -> Result<()> {
-    let mine = format!("weft-{}-", std::process::id());
+    let before = Machine::look()?;
     let topology = Topology::new(2, 1400)?;
     let (v4, v6) = (topology.host(1).at(8080), SocketAddr::new(topology.host(1).address6(), 8080));
     let program = replica(&topology)?;
@@ -34,11 +34,13 @@ fn a_topology_connects_its_hosts_and_leaves_nothing() -> Result<()> {
         Ok(())
     })?;
     assert!(topology.host(0).netns().ip("link show eth0")?.contains("mtu 1400"));
-    assert!(Machine::look()?.things().any(|thing| thing.contains(&mine)));
+    let there = Machine::look()?.left_since(&before);
+    for kind in ["namespace", "folder", "process"] {
+        assert!(there.iter().any(|thing| thing.starts_with(kind)), "no {kind} among {there:?}");
+    }
     drop(program);
     drop(topology);
-    let left: Vec<String> =
-        Machine::look()?.things().filter(|thing| thing.contains(&mine)).map(str::to_owned).collect();
+    let left = Machine::look()?.left_since(&before);
     assert!(left.is_empty(), "{left:?}");
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     Ok(())

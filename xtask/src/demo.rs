@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use netns_tests::{
-    CLIENT, Host, Process, Topology, is_root,
+    CLIENT, Host, Machine, Process, Topology, is_root,
     testkit::{Answer, ask},
     wait_until,
 };
@@ -29,7 +29,7 @@ const REPLICAS: usize = 5;
 /// Requests at each node's address: every replica answers twice.
 const REQUESTS: usize = 2 * REPLICAS;
 
-/// From `weft run` to a replica that is balanced.
+/// From `weft run` to an attached replica, and from SIGTERM to its end.
 const REPLICA_BOUND: Duration = Duration::from_secs(15);
 
 /// A request through the mesh takes well under a millisecond; a second tells that something is wrong.
@@ -46,6 +46,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     ensure!(on_path("ip"), "the demo needs `ip` of iproute2: apt-get install iproute2");
 
     let begun = Instant::now();
+    let before = Machine::look()?;
     println!("{}", paint("1", "weft demo: three hosts, one network, one front door"));
     step("build weft and the replicas' program", build)?;
     let mut topology =
@@ -55,10 +56,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         if keep == Keep::Yes {
             wait_for_the_end(&topology);
         }
-        step("stop the replicas and remove everything", || {
-            drop(replicas);
-            Ok(())
-        })
+        Ok(replicas)
     });
     if outcome.is_err() {
         for host in topology.hosts() {
@@ -66,9 +64,17 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             eprintln!("\n{}\n{tail}", paint("1", &format!("the log of {} ends:", host.name())));
         }
     }
-    drop(topology);
-    outcome?;
-    println!("\n  all of it in {:.1} s, nothing left behind", begun.elapsed().as_secs_f64());
+    let replicas = outcome?;
+    step("stop the replicas: each is detached when its command ends", || {
+        replicas.into_iter().try_for_each(|replica| replica.stop(REPLICA_BOUND).map(drop))
+    })?;
+    step("stop the agents, remove the namespaces", || {
+        drop(topology);
+        let left = Machine::look()?.left_since(&before);
+        ensure!(left.is_empty(), "the demo left behind: {}", left.join(", "));
+        Ok(())
+    })?;
+    println!("  all of it in {:.1} s, nothing left behind", begun.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -35,7 +35,7 @@ const TOOLS: &[Tool] = &[
 const BENCH_TOOLS: &[Tool] = &[
     ("wrk", "wrk", "measures requests and connections"),
     ("iperf3", "iperf3", "measures bulk transfer"),
-    ("sysctl", "procps", "prepares the path laid by hand"),
+    ("ss", "iproute2", "sees when iperf3 listens"),
 ];
 
 /// `cargo xtask setup`.

@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let before = Machine::look()?;
     steps.take("namespace scenarios, one after the other", || cargo_counted(&runner.scenarios(), &mut count));
     steps.take("nothing is left behind", || {
-        let left = Machine::look()?.since(&before);
+        let left = Machine::look()?.left_since(&before);
         ensure!(left.is_empty(), "the scenarios left behind: {}", left.join(", "));
         Ok(())
     });
