@@ -18,6 +18,8 @@ mod leases;
 mod recent;
 pub(crate) mod request;
 mod store;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{
