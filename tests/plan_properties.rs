@@ -266,6 +266,11 @@ impl World {
             SetName::Vteps,
             peers.iter().map(|(node, _)| (SetKey::Mac(Mac::of_vtep(*node)), mark(*node))).collect(),
         );
+        let zone = |node: NodeId| SetValue::Zone(node.get());
+        sets.insert(
+            SetName::Zones,
+            peers.iter().map(|(node, _)| (SetKey::Mac(Mac::of_vtep(*node)), zone(*node))).collect(),
+        );
         for family in Family::BOTH {
             let (mut all, mut within, mut internal) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
             for (index, choice) in self.networks.iter().enumerate() {
@@ -289,7 +294,7 @@ impl World {
             sets.insert(SetName::Within(family), within);
         }
         chains.insert(ChainName::Forward, Chain { rules: forward });
-        let raw = vec![Rule::TunnelFromPeer(Family::V4, 7789), Rule::TunnelFromStranger(7789)];
+        let raw = vec![Rule::TunnelFromPeer(Family::V4, 7789), Rule::TunnelFromStranger(7789), Rule::SeparateIngress];
         chains.insert(ChainName::RawPrerouting, Chain { rules: raw });
         let mangle = vec![Rule::EnterFromTunnel, Rule::EnterFromContainer];
         chains.insert(ChainName::ManglePrerouting, Chain { rules: mangle });
@@ -379,7 +384,7 @@ fn loose_ends(state: &HostState) -> BTreeMap<&'static str, String> {
             let target = match map.get(&SetKey::Slot(Slot(slot))) {
                 Some(SetValue::Address(address)) => Some(*address),
                 Some(SetValue::Target(target)) => Some(target.ip()),
-                Some(SetValue::Nothing | SetValue::Goto(_) | SetValue::Mark(_)) | None => None,
+                Some(SetValue::Nothing | SetValue::Goto(_) | SetValue::Mark(_) | SetValue::Zone(_)) | None => None,
             };
             if !target.is_some_and(is_routed) {
                 ends.insert("replicas have routes", format!("{rule} slot {slot}: {target:?}"));

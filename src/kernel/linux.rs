@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
@@ -9,7 +9,7 @@ use super::{
     sysctl,
 };
 use crate::{
-    model::{HostState, NetnsRef},
+    model::{ChainName, Connections, HostState, NetnsRef},
     plan::Step,
 };
 
@@ -72,6 +72,10 @@ impl Kernel for LinuxKernel {
     async fn observe(&self) -> Result<HostState, KernelError> {
         let (state, ruleset) = tokio::join!(self.rtnetlink.observe(), self.nft.observe());
         Ok(HostState { sysctls: sysctl::observe()?, ruleset: ruleset?, ..state? })
+    }
+
+    async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
+        self.nft.connections().await
     }
 
     async fn apply(&self, step: &Step) -> Result<(), KernelError> {

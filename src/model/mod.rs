@@ -12,6 +12,7 @@ mod mac;
 mod name;
 mod network;
 mod node;
+mod protocol;
 mod ruleset;
 mod service;
 
@@ -26,5 +27,6 @@ pub use mac::Mac;
 pub use name::{Name, NameError};
 pub use network::{Network, NetworkId, Subnet};
 pub use node::{Availability, Node, NodeId};
-pub use ruleset::{Chain, ChainName, Family, Hook, L4, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, Slot};
+pub use protocol::{Family, L4};
+pub use ruleset::{Chain, ChainName, Connections, Hook, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, Slot};
 pub use service::{PublishedPort, Service, ServiceId};

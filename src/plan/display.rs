@@ -152,6 +152,7 @@ fn write_element((key, value): (SetKey, SetValue), f: &mut fmt::Formatter<'_>) -
         SetValue::Nothing => Ok(()),
         SetValue::Goto(chain) => write!(f, " : goto {chain}"),
         SetValue::Mark(mark) => write!(f, " : {mark:#x}"),
+        SetValue::Zone(zone) => write!(f, " : {zone}"),
         SetValue::Address(address) => write!(f, " : {address}"),
         SetValue::Target(target) => write!(f, " : {} . {}", target.ip(), target.port()),
     }
