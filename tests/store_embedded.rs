@@ -61,6 +61,21 @@ async fn everything_survives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_store_is_watched_from_the_beginning() {
+    let directory = TempDir::new().unwrap();
+    let store = open(&directory).await;
+    let new = store.snapshot("").await.unwrap();
+    for after in [Revision(0), new.revision] {
+        let mut watch = store.watch("", after).await.unwrap();
+        let revision = put(&store, "a", b"", None).await;
+        let mut reached = Revision(0);
+        while reached < revision {
+            reached = soon(watch.next()).await.unwrap().unwrap().revision;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_begins_anew_at_a_restart_and_then_ends() {
     let directory = TempDir::new().unwrap();
     let store = open(&directory).await;
