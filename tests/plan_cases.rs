@@ -2,6 +2,8 @@
 //!
 //! The base has one row of each kind: node 1 with a tunnel to node 2, one container and one service with two replicas.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -109,7 +111,10 @@ struct Case(&'static str, Edit, Edit, &'static [&'static str]);
 const AS_IS: Edit = |_| {};
 
 fn cases() -> Vec<Case> {
-    [device_cases(), row_cases(), link_cases(), table_cases(), drift_cases()].into_iter().flatten().collect()
+    [device_cases(), row_cases(), policy_cases(), peer_cases(), link_cases(), table_cases(), drift_cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn device_cases() -> Vec<Case> {
@@ -243,6 +248,11 @@ fn row_cases() -> Vec<Case> {
             },
             &["ip route del 10.9.7.9/32", "ip route del 10.9.7.0/26"],
         ),
+    ]
+}
+
+fn policy_cases() -> Vec<Case> {
+    vec![
         Case(
             "a policy rule is missing",
             AS_IS,
@@ -281,6 +291,11 @@ fn row_cases() -> Vec<Case> {
             AS_IS,
             &["ip -6 rule add priority 101 nop", "ip -6 rule add priority 99 fwmark 0x0/0xfff0000 goto 101"],
         ),
+    ]
+}
+
+fn peer_cases() -> Vec<Case> {
+    vec![
         Case(
             "a peer joins",
             |d| {

@@ -3,6 +3,8 @@
 //! A `World` is a handful of choices out of small ranges, so that two worlds often share rows, differ in one value, or
 //! want the same place; `World::state` makes a consistent host state of it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -403,7 +405,7 @@ fn loose_ends(state: &HostState) -> BTreeMap<&'static str, String> {
 }
 
 fn lines(steps: &[Step]) -> String {
-    steps.iter().map(|step| format!("  {step}\n")).collect()
+    steps.iter().map(Step::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Does what can be done, as the agent does: a step that fails does not keep the others from being done.
@@ -443,7 +445,7 @@ proptest! {
             kernel.apply_now(step).unwrap();
             let now = lasting_rows(&kernel.state(), &from, &to);
             let missing = stays.iter().find(|row| !now.contains(**row));
-            prop_assert_eq!(missing, None, "after\n{}of\n{}", lines(&steps[..=index]), lines(&steps));
+            prop_assert_eq!(missing, None, "after\n{}\nof\n{}", lines(&steps[..=index]), lines(&steps));
         }
     }
 
@@ -468,7 +470,7 @@ proptest! {
         for (index, step) in steps.iter().enumerate() {
             kernel.apply_now(step).unwrap();
             let end = loose_ends(&kernel.state()).into_iter().find(|(law, _)| !excused.contains(law));
-            prop_assert_eq!(end, None, "after\n{}of\n{}", lines(&steps[..=index]), lines(&steps));
+            prop_assert_eq!(end, None, "after\n{}\nof\n{}", lines(&steps[..=index]), lines(&steps));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Records that cannot be used: each disables its own object and no other, and says what is wrong and what to do.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use weft::{

@@ -1,6 +1,8 @@
 //! The bytes of every kind of record. Nodes of different versions read each other's records: what lies in
 //! `tests/goldens/records/` has been written by somebody, and has to be readable for ever.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use weft::{

@@ -1,6 +1,8 @@
 //! The table's text, compared with what is committed. `UPDATE_GOLDENS=1 cargo test --test ruleset_goldens` writes it anew;
 //! `netns-tests/tests/kernel_nft.rs` proves that the kernel takes it and that it says what the expressions do.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{env, fs, path::Path};
 
 use weft::{kernel::nft::render, model::Ruleset};

@@ -1,5 +1,7 @@
 //! The nftables edge against the kernel: what is written is read back, and does to packets what it says.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeMap,
     process::{Command, Output},
@@ -72,10 +74,10 @@ fn everything_is_read_back() {
         assert_eq!(nft.observe().await.unwrap(), None);
         for ruleset in [rulesets::everything(), rulesets::bare()] {
             nft.apply(&making(&ruleset)).await.unwrap();
-            similar(nft.observe().await.unwrap().unwrap(), &ruleset);
+            similar(&nft.observe().await.unwrap().unwrap(), &ruleset);
             // Once more changes nothing.
             nft.apply(&making(&ruleset)).await.unwrap();
-            similar(nft.observe().await.unwrap().unwrap(), &ruleset);
+            similar(&nft.observe().await.unwrap().unwrap(), &ruleset);
             nft.apply(&[NftChange::DeleteTable]).await.unwrap();
             assert_eq!(nft.observe().await.unwrap(), None);
             nft.apply(&[NftChange::DeleteTable]).await.unwrap();
@@ -84,14 +86,14 @@ fn everything_is_read_back() {
 }
 
 /// Equal, told set by set and chain by chain.
-fn similar(found: Ruleset, wanted: &Ruleset) {
+fn similar(found: &Ruleset, wanted: &Ruleset) {
     for (set, elements) in &wanted.sets {
         assert_eq!(found.sets.get(set), Some(elements), "{set}");
     }
     for (name, chain) in &wanted.chains {
         assert_eq!(found.chains.get(name), Some(chain), "{name}");
     }
-    assert_eq!(&found, wanted);
+    assert_eq!(found, wanted);
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn text_and_expressions_agree() {
             let text = render(&by_nft);
             nft_file(&text, &["-c"]);
             nft_file(&text, &[]);
-            similar(Nft::open().unwrap().observe().await.unwrap().unwrap(), &by_nft);
+            similar(&Nft::open().unwrap().observe().await.unwrap().unwrap(), &by_nft);
             other.send(listing()).unwrap();
         });
         let (ours, theirs) = (listings.recv().unwrap(), listings.recv().unwrap());
@@ -155,10 +157,9 @@ fn elements_come_and_go_alone() {
             (SetKey::Slot(Slot((7 << 16) + turn)), SetValue::Target(address.parse().unwrap()))
         };
         // Every order in which neighbours can come and go; adding twice and deleting twice.
-        type Delta = (SetName, Vec<(SetKey, SetValue)>, Vec<(SetKey, SetValue)>);
         let networks4 = SetName::Networks(Family::V4);
         let networks6 = SetName::Networks(Family::V6);
-        let deltas: Vec<Delta> = vec![
+        let deltas: Vec<(SetName, Vec<_>, Vec<_>)> = vec![
             (networks4, vec![prefix("10.9.1.0/24")], vec![]),
             (networks4, vec![], vec![prefix("10.9.1.0/24")]),
             (networks4, vec![prefix("10.9.0.0/24")], vec![]),
@@ -197,7 +198,7 @@ fn elements_come_and_go_alone() {
             let add = (!add.is_empty()).then_some(NftChange::AddElements(set, add));
             let delete = (!delete.is_empty()).then_some(NftChange::DeleteElements(set, delete));
             nft.apply(&[delete, add].into_iter().flatten().collect::<Vec<_>>()).await.unwrap();
-            similar(nft.observe().await.unwrap().unwrap(), &wanted);
+            similar(&nft.observe().await.unwrap().unwrap(), &wanted);
         }
     });
 }
@@ -261,7 +262,7 @@ fn deleting_what_is_not_there_succeeds() {
             NftChange::DeleteSet(SetName::Vteps),
         ];
         nft.apply(&changes).await.unwrap();
-        similar(nft.observe().await.unwrap().unwrap(), &rulesets::bare());
+        similar(&nft.observe().await.unwrap().unwrap(), &rulesets::bare());
         nft.apply(&changes).await.unwrap();
         nft.apply(&[NftChange::DeleteTable]).await.unwrap();
         nft.apply(&changes).await.unwrap();
@@ -284,7 +285,7 @@ fn an_error_names_the_change_and_nothing_is_done() {
             .to_string();
         assert!(error.contains("remove the chain port_tcp_80"), "{error}");
         assert!(error.contains("busy") && error.contains("errno 16"), "{error}");
-        similar(nft.observe().await.unwrap().unwrap(), &rulesets::everything());
+        similar(&nft.observe().await.unwrap().unwrap(), &rulesets::everything());
 
         let misfit = (SetKey::Address("::1".parse().unwrap()), SetValue::Nothing);
         let error = nft.apply(&[NftChange::AddElements(SetName::Peers(Family::V4), vec![misfit])]).await.unwrap_err();
@@ -318,7 +319,7 @@ fn foreign_rules_are_seen_and_replaced() {
         let repair = [ChainName::Forward, ChainName::NatPostrouting]
             .map(|chain| NftChange::SetRules(chain, wanted.chains[&chain].clone()));
         nft.apply(&repair).await.unwrap();
-        similar(nft.observe().await.unwrap().unwrap(), &wanted);
+        similar(&nft.observe().await.unwrap().unwrap(), &wanted);
 
         nft.apply(&[NftChange::DeleteTable]).await.unwrap();
         assert_eq!(nft_text("list table inet other"), other);
@@ -356,7 +357,7 @@ fn a_misshapen_table_is_replaced_whole() {
             assert_eq!(nft.observe().await.unwrap(), Some(Ruleset::default()), "{damage:?}");
             // What a plan from nothing but the table asks for.
             nft.apply(&making(&wanted)[1..]).await.unwrap();
-            similar(nft.observe().await.unwrap().unwrap(), &wanted);
+            similar(&nft.observe().await.unwrap().unwrap(), &wanted);
             // The next batch keeps what is there.
             nft.apply(&[NftChange::AddChain(ChainName::Port(L4::Udp, 9))]).await.unwrap();
             assert_eq!(nft.observe().await.unwrap().unwrap().chains.len(), wanted.chains.len() + 1);
@@ -378,7 +379,7 @@ fn a_misshapen_table_can_be_removed() {
         nft.observe().await.unwrap();
         nft_text("delete table inet weft");
         nft.apply(&making(&rulesets::bare())).await.unwrap();
-        similar(nft.observe().await.unwrap().unwrap(), &rulesets::bare());
+        similar(&nft.observe().await.unwrap().unwrap(), &rulesets::bare());
     });
 }
 
@@ -497,5 +498,29 @@ fn others_at_work_do_not_disturb() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(other.join().unwrap() > 0);
+    });
+}
+
+#[test]
+fn a_chain_may_be_deleted_after_its_element() {
+    isolated(|| async {
+        let nft = installed(&rulesets::everything()).await;
+        let chain = ChainName::Port(L4::Tcp, 80);
+        let to_chain = |port| (SetKey::Port(L4::Tcp, port), SetValue::Goto(chain));
+        nft.apply(&[NftChange::AddElements(SetName::Ports, vec![to_chain(81)])]).await.unwrap();
+        // Two point to it and one goes: the chain stays, which is found out in the second transaction.
+        let error = nft
+            .apply(&[NftChange::DeleteElements(SetName::Ports, vec![to_chain(80)]), NftChange::DeleteChain(chain)])
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("remove the chain port_tcp_80"), "{error}");
+        let seen = nft.observe().await.unwrap().unwrap();
+        assert!(!seen.sets[&SetName::Ports].contains_key(&to_chain(80).0));
+        assert!(seen.chains.contains_key(&chain));
+
+        nft.apply(&[NftChange::DeleteElements(SetName::Ports, vec![to_chain(81)]), NftChange::DeleteChain(chain)])
+            .await
+            .unwrap();
+        assert!(!nft.observe().await.unwrap().unwrap().chains.contains_key(&chain));
     });
 }

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! client 192.0.2.2 ---- 192.0.2.1 node weft.b0 ---- eth0 containers 10.9.0.2 to 10.9.0.4
+//!                                      weft.b1 ---- eth0 container 10.9.1.2 of an internal network
 //!                                      weft.vx ---- tun0 peer (198.51.100.9 behind it)
 //! ```
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeSet,
@@ -28,6 +31,7 @@ use weft::{
 mod nft_support;
 
 #[path = "../../tests/goldens/rulesets.rs"]
+#[expect(dead_code, reason = "only the whole one is of use here")]
 mod rulesets;
 
 /// Far more than any answer takes here, far less than a retransmission limit.
@@ -113,6 +117,7 @@ struct World {
     node: Host,
     client: Host,
     containers: Host,
+    internal: Host,
     peer: Host,
     nft: Nft,
 }
@@ -121,6 +126,7 @@ const CLIENT: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 const VIPS: [&str; 2] = ["10.9.240.1", "fd00:9::f000:1"];
 const REPLICAS: [[&str; 3]; 2] = [["10.9.0.2", "10.9.0.3", "10.9.0.4"], ["fd00:9::2", "fd00:9::3", "fd00:9::4"]];
+const INTERNAL: [&str; 2] = ["10.9.1.2", "fd00:9:0:1::2"];
 const PEERS_CLIENT: [&str; 2] = ["198.51.100.9", "2001:db8:100::9"];
 /// TCP and UDP ports that nobody is behind.
 const REFUSED: u16 = 65535;
@@ -151,16 +157,23 @@ fn ruleset() -> Ruleset {
     ruleset.chains.insert(refused, Chain { rules: vec![Rule::RefuseTcp, Rule::RefuseOther] });
     let ports = ruleset.sets.get_mut(&SetName::Ports).unwrap();
     ports.insert(SetKey::Port(L4::Udp, REFUSED), SetValue::Goto(refused));
-    // The client's and the tunnel's addresses are the only peers' here.
-    ruleset.sets.get_mut(&SetName::Peers(Family::V4)).unwrap().clear();
+    // The client is also a node of the cluster.
+    for (family, client) in Family::BOTH.into_iter().zip(CLIENT) {
+        let peers = ruleset.sets.get_mut(&SetName::Peers(family)).unwrap();
+        peers.insert(SetKey::Address(client.parse().unwrap()), SetValue::Nothing);
+    }
     ruleset
 }
 
 impl World {
     fn new(ruleset: &Ruleset) -> Self {
-        let [node, client, containers, peer] = [(); 4].map(|()| Host::new());
-        for (link, host, end) in [("c0", &client, "eth0"), ("weft.b0", &containers, "eth0"), ("weft.vx", &peer, "tun0")]
-        {
+        let [node, client, containers, internal, peer] = [(); 5].map(|()| Host::new());
+        for (link, host, end) in [
+            ("c0", &client, "eth0"),
+            ("weft.b0", &containers, "eth0"),
+            ("weft.b1", &internal, "eth0"),
+            ("weft.vx", &peer, "tun0"),
+        ] {
             node.ip(&format!("link add {link} type veth peer name {end} netns {}", host.tid));
             node.ip(&format!("link set {link} up"));
             host.ip(&format!("link set {end} up"));
@@ -183,6 +196,15 @@ impl World {
             (&node, "-6 route add fd00:9::/112 dev weft.b0 src 2001:db8::1"),
             (&containers, "route add 169.254.1.1 dev eth0 scope link"),
             (&containers, "-6 route add default via fe80::1 dev eth0"),
+            (&node, "addr add 169.254.1.1/32 dev weft.b1"),
+            (&node, "addr add fe80::1/64 dev weft.b1 nodad"),
+            (&node, "route add 10.9.1.0/24 dev weft.b1 src 192.0.2.1"),
+            (&node, "-6 route add fd00:9:0:1::/64 dev weft.b1 src 2001:db8::1"),
+            (&internal, "addr add 10.9.1.2/32 dev eth0"),
+            (&internal, "addr add fd00:9:0:1::2/128 dev eth0 nodad"),
+            (&internal, "route add 169.254.1.1 dev eth0 scope link"),
+            (&internal, "route add default via 169.254.1.1"),
+            (&internal, "-6 route add default via fe80::1 dev eth0"),
             // A peer whose client comes in by the tunnel, and no way back but the mark's.
             (&node, "addr add 169.254.2.1/32 dev weft.vx"),
             (&node, "addr add fe80::21/64 dev weft.vx nodad"),
@@ -218,7 +240,7 @@ impl World {
             });
         }
         let nft = node.run(Nft::open).unwrap();
-        let world = Self { node, client, containers, peer, nft };
+        let world = Self { node, client, containers, internal, peer, nft };
         world.apply(&nft_support::making(ruleset));
         world
     }
@@ -282,21 +304,18 @@ type Call = fn(SocketAddr) -> std::io::Result<(SocketAddr, IpAddr)>;
 #[test]
 fn published_ports_take_exact_turns_and_keep_the_client() {
     let world = World::new(&ruleset());
-    let mut expected = vec![];
     for family in [0, 1] {
         for (call, port) in [(call_tcp as Call, 80), (call_udp as Call, 53)] {
-            expected.clear();
             for turn in 0..9 {
                 let (end, seen) = world.client.run(move || call(at(NODE[family], port)).unwrap());
                 assert_eq!(end, at(REPLICAS[family][turn % 3], 8080), "turn {turn}, port {port}");
                 assert_eq!(seen, CLIENT[family].parse::<IpAddr>().unwrap());
-                expected.push(end);
             }
         }
         // The node itself goes on where the client stopped: both hooks share the chain.
-        for turn in 0..3 {
+        for replica in REPLICAS[family] {
             let (end, seen) = world.node.run(move || call_tcp(at(NODE[family], 80)).unwrap());
-            assert_eq!(end, at(REPLICAS[family][turn], 8080));
+            assert_eq!(end, at(replica, 8080));
             assert_eq!(seen, NODE[family].parse::<IpAddr>().unwrap());
         }
     }
@@ -437,7 +456,7 @@ fn containers_leave_with_the_nodes_address_and_never_with_anothers() {
         let (length, from) = loop {
             match receiver.recv_from(&mut buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                received => break received.unwrap(),
+                result => break result.unwrap(),
             }
         };
         assert_eq!(&buffer[..length], b"honest");
@@ -464,4 +483,64 @@ fn replies_return_through_the_node_they_came_by() {
         counted.lines().filter_map(|line| line.split_once("packets ")?.1.split(' ').next()?.parse().ok()).collect();
     assert_eq!(packets[0], 0, "marks were left on:\n{counted}");
     assert!(packets[1] >= 4, "too few replies came back by the tunnel:\n{counted}");
+}
+
+#[test]
+fn networks_do_not_meet_but_by_published_ports() {
+    let world = World::new(&ruleset());
+    world.internal.run(|| INTERNAL.into_iter().for_each(|address| serve_tcp(at(address, 8080))));
+    world.client.run(|| CLIENT.into_iter().for_each(|address| serve_tcp(at(address, 8080))));
+    for family in [0, 1] {
+        let refused = Err([ErrorKind::HostUnreachable, ErrorKind::PermissionDenied][family]);
+        let inside = [INTERNAL[family], CLIENT[family]];
+        for (host, to) in [
+            (&world.internal, REPLICAS[family][0]),
+            (&world.containers, inside[0]),
+            // An internal network has no way out, and nobody outside a way in.
+            (&world.internal, inside[1]),
+            (&world.client, inside[0]),
+        ] {
+            let result = host.run(move || call_tcp(at(to, 8080)));
+            assert_eq!(result.map_err(|error| error.kind()), refused, "{to}");
+        }
+        // Within one network, and out of one that is not internal.
+        let (_, seen) = world.containers.run(move || call_tcp(at(CLIENT[family], 8080)).unwrap());
+        assert_eq!(seen, NODE[family].parse::<IpAddr>().unwrap());
+        // By a published port, as its node: on another node, a packet from network to network would be a crossing.
+        let (end, seen) = world.internal.run(move || call_tcp(at(NODE[family], 80)).unwrap());
+        assert_eq!(end, at(REPLICAS[family][0], 8080));
+        assert_ne!(seen, INTERNAL[family].parse::<IpAddr>().unwrap());
+    }
+}
+
+#[test]
+fn the_tunnel_hears_its_peers_alone_and_without_conntrack() {
+    let world = World::new(&ruleset());
+    world.node.nft(
+        "add table inet spy; add chain inet spy in { type filter hook input priority 0; }; \
+         add chain inet spy out { type filter hook output priority 0; }; \
+         add rule inet spy in udp dport 7789 ct state untracked counter; \
+         add rule inet spy out udp dport 7789 ct state untracked counter",
+    );
+    for (family, stranger, length) in [(0, "192.0.2.3", 24), (1, "2001:db8::3", 64)] {
+        world.client.ip(&format!("addr add {stranger}/{length} dev eth0{}", if family == 0 { "" } else { " nodad" }));
+        let tunnel = at(NODE[family], rulesets::PORT);
+        let node = world.node.run(move || UdpSocket::bind(tunnel).unwrap());
+        node.set_read_timeout(Some(PATIENCE)).unwrap();
+        world.client.run(move || {
+            UdpSocket::bind(at(stranger, rulesets::PORT)).unwrap().send_to(b"stranger", tunnel).unwrap();
+            UdpSocket::bind(at(CLIENT[family], rulesets::PORT)).unwrap().send_to(b"peer", tunnel).unwrap();
+        });
+        let mut buffer = [0; 16];
+        let (length, from) = loop {
+            match node.recv_from(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result.unwrap(),
+            }
+        };
+        assert_eq!(&buffer[..length], b"peer");
+        node.send_to(b"answer", from).unwrap();
+    }
+    let counted = world.node.nft("list table inet spy");
+    assert_eq!(counted.matches("packets 2 ").count(), 2, "{counted}");
 }

@@ -5,6 +5,8 @@
 
 mod rows;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeSet,

@@ -115,7 +115,8 @@ fn difference(desired: &Ruleset, observed: &Ruleset) -> Transactions {
             }
         }
     }
-    for (name, elements) in sets {
+    // Comparing whole sets first costs one walk through those that are equal, nearly always nearly all of them.
+    for (name, elements) in sets.iter().filter(|(name, elements)| observed.sets.get(name) != Some(elements)) {
         let change = Elements::between(*name, elements, observed.sets.get(name).unwrap_or(&empty_set));
         match part_of_set(*name) {
             Part::Guard => {
@@ -131,28 +132,23 @@ fn difference(desired: &Ruleset, observed: &Ruleset) -> Transactions {
         }
     }
 
-    // What goes is first made to point to nothing, and goes in a later transaction. The guard's sets point to nothing as it
-    // is: only the mesh's lead to chains.
+    // What goes is emptied first, so that it points to nothing, and goes in a later transaction. The guard's sets point to
+    // nothing as it is: only the mesh's lead to chains.
     let doomed_set = |name: &SetName| !sets.contains_key(name);
     let doomed_chain = |name: &ChainName| !chains.contains_key(name);
     for (name, elements) in observed.sets.iter().filter(|(name, _)| doomed_set(name)) {
         match part_of_set(*name) {
             Part::Guard => {}
             Part::Mesh => {
-                mesh.extend(delete_elements(*name, elements.iter().map(|(key, value)| (*key, *value)).collect()))
+                mesh.extend(delete_elements(*name, elements.iter().map(|(key, value)| (*key, *value)).collect()));
             }
         }
     }
-    for (name, chain) in observed.chains.iter().filter(|(name, _)| doomed_chain(name)) {
-        let points_to_doomed = chain.rules.iter().any(|rule| {
-            rule.set().is_some_and(|set| doomed_set(&set)) || rule.chain().is_some_and(|chain| doomed_chain(&chain))
-        });
-        if points_to_doomed {
-            let emptied = NftChange::SetRules(*name, Chain::default());
-            match part_of_chain(*name) {
-                Part::Guard => unguard.push(emptied),
-                Part::Mesh => mesh.push(emptied),
-            }
+    for (name, _) in observed.chains.iter().filter(|(name, chain)| doomed_chain(name) && !chain.rules.is_empty()) {
+        let emptied = NftChange::SetRules(*name, Chain::default());
+        match part_of_chain(*name) {
+            Part::Guard => unguard.push(emptied),
+            Part::Mesh => mesh.push(emptied),
         }
     }
     sweep.extend(observed.chains.keys().filter(|name| doomed_chain(name)).map(|name| NftChange::DeleteChain(*name)));

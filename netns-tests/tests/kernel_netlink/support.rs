@@ -133,15 +133,15 @@ pub(super) fn threads_here(name: &str) -> usize {
 pub(super) struct Container {
     /// Leads to it.
     pub(super) path: String,
-    work: Option<mpsc::Sender<Box<dyn FnOnce() + Send>>>,
+    work: Option<mpsc::SyncSender<Box<dyn FnOnce() + Send>>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Container {
     /// A new one with `lo` up.
     pub(super) fn start() -> Self {
-        let (work, orders) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
-        let (told, tid) = mpsc::channel();
+        let (work, orders) = mpsc::sync_channel::<Box<dyn FnOnce() + Send>>(1);
+        let (told, tid) = mpsc::sync_channel(1);
         let thread = thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             run("ip link set lo up");
@@ -191,7 +191,7 @@ impl Container {
     }
 
     fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let (told, result) = mpsc::channel();
+        let (told, result) = mpsc::sync_channel(1);
         let order = Box::new(move || drop(told.send(work())));
         self.work.as_ref().unwrap().send(order).unwrap();
         result.recv().expect("the work inside the container panicked")

@@ -1,4 +1,7 @@
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
@@ -191,25 +194,20 @@ pub(super) async fn delete(socket: &Socket, name: &str) -> Result<(), Refusal> {
 impl Rtnetlink {
     /// Makes the tunnel device. If it is there and has this identity it is kept, with its entries, and gets the MTU.
     pub(super) async fn create_vtep(&self, wanted: Vtep) -> Result<(), KernelError> {
-        let fail = |reason: Refusal| {
-            let hint = if reason.is(Errno::EEXIST) || reason.is(Errno::EADDRINUSE) {
-                "; another VXLAN device or program uses this VNI and port: `ip -d link show type vxlan` and `ss -ulnp` tell which"
-            } else {
-                ""
-            };
+        let fail = |reason: &dyn fmt::Display| {
             KernelError::new(
                 format!(
                     "create the tunnel device {VTEP_LINK} (VNI {}, UDP port {}, from {})",
                     wanted.vni, wanted.port, wanted.local
                 ),
-                format!("{reason}{hint}"),
+                reason,
             )
         };
-        if let Some(present) = by_name(&self.socket, VTEP_LINK).await.map_err(fail)? {
+        if let Some(present) = by_name(&self.socket, VTEP_LINK).await.map_err(|refusal| fail(&refusal))? {
             if (Vtep { mtu: wanted.mtu, ..present.vtep() }) == wanted {
                 return self.set_vtep_mtu(wanted.mtu).await;
             }
-            delete(&self.socket, VTEP_LINK).await.map_err(fail)?;
+            delete(&self.socket, VTEP_LINK).await.map_err(|refusal| fail(&refusal))?;
         }
         self.seen().vtep = None;
         let mut message = named(VTEP_LINK);
@@ -229,13 +227,32 @@ impl Rtnetlink {
                 ])),
             ]),
         ]);
-        self.socket.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await.map_err(fail)?;
+        let created = self.socket.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await;
+        if let Err(refusal) = created {
+            let user = if refusal.is(Errno::EEXIST) { self.user_of(wanted).await } else { None };
+            return Err(match user {
+                Some(name) => fail(&format!(
+                    "the device {name} has this VNI and port; remove it if nobody needs it (`ip link del {name}`), or give \
+                     the cluster another port"
+                )),
+                None => fail(&refusal),
+            });
+        }
         if let Err(refusal) = bring_up(&self.socket, VTEP_LINK).await {
             // Half a device is worse than none. If it cannot be removed either it reads as unwanted, for it is down.
             let _ = delete(&self.socket, VTEP_LINK).await;
-            return Err(fail(refusal));
+            return Err(fail(&refusal));
         }
         Ok(())
+    }
+
+    /// The name of the VXLAN device, other than ours, that has the VNI and port of `wanted`.
+    async fn user_of(&self, wanted: Vtep) -> Option<String> {
+        let links = all(&self.socket).await.ok()?;
+        let user = links.into_iter().find(|link| {
+            link.vxlan.contains(&InfoVxlan::Id(wanted.vni)) && link.vxlan.contains(&InfoVxlan::Port(wanted.port))
+        });
+        user.map(|link| link.name)
     }
 
     /// Sets the tunnel device's MTU.

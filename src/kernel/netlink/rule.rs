@@ -42,21 +42,32 @@ pub(super) fn is_ours(row: &RuleMessage) -> bool {
 impl Rtnetlink {
     /// Adds a policy rule; one that is there already and ours is fine.
     pub(super) async fn add_policy(&self, rule: PolicyRule) -> Result<(), KernelError> {
-        let message = whole(&rule);
-        // The kernel tells rules apart by their protocol too, so one that is in the way is this very one.
-        accept(
-            self.socket.change(RouteNetlinkMessage::NewRule(message), NLM_F_CREATE | NLM_F_EXCL).await,
-            &[Errno::EEXIST],
-        )
-        .map_err(|refusal| KernelError::new(format!("add the policy rule {}", words(&rule)), refusal))
+        let fail = |refusal: Refusal| KernelError::new(format!("add the policy rule {}", words(&rule)), refusal);
+        let add = (RouteNetlinkMessage::NewRule(whole(&rule)), NLM_F_CREATE | NLM_F_EXCL);
+        match self.socket.change(add.0.clone(), add.1).await {
+            // The kernel tells rules apart by their protocol too, so it is ours; but not by where a `goto` leads.
+            Err(refusal) if refusal.is(Errno::EEXIST) => {
+                if ours(&self.socket).await.map_err(fail)?.contains(&rule) {
+                    return Ok(());
+                }
+                let remove = (RouteNetlinkMessage::DelRule(whole(&rule)), 0);
+                self.socket.change_each([remove, add]).await.pop().unwrap_or(Err(refusal)).map_err(fail)
+            }
+            result => result.map_err(fail),
+        }
     }
 
     /// Removes a policy rule of ours; one that is not there is fine.
     pub(super) async fn delete_policy(&self, rule: PolicyRule) -> Result<(), KernelError> {
-        // Whatever an odd one does: an action that is not given matches all.
-        let message = if rule.action == NO_ACTION { selector(&rule) } else { whole(&rule) };
-        accept(self.socket.change(RouteNetlinkMessage::DelRule(message), 0).await, &[Errno::ENOENT])
-            .map_err(|refusal| KernelError::new(format!("remove the policy rule {}", words(&rule)), refusal))
+        let fail = |refusal: Refusal| KernelError::new(format!("remove the policy rule {}", words(&rule)), refusal);
+        let message = match rule.action {
+            // Whatever an odd one does: an action that is not given matches all.
+            NO_ACTION => selector(&rule),
+            // The kernel would remove one that leads elsewhere too.
+            PolicyAction::Goto(_) if !ours(&self.socket).await.map_err(fail)?.contains(&rule) => return Ok(()),
+            PolicyAction::Lookup(_) | PolicyAction::Goto(_) | PolicyAction::Nop => whole(&rule),
+        };
+        accept(self.socket.change(RouteNetlinkMessage::DelRule(message), 0).await, &[Errno::ENOENT]).map_err(fail)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::model::{ChainName, Family, L4, LinkName, SetName, Slot, VTEP_LINK};
 
-use super::wire::{Attributes, VERDICT_ACCEPT, VERDICT_GOTO, nfta};
+use super::wire::{Attributes, VERDICT_ACCEPT, nfta};
 
 /// The kernel reads and writes registers by these numbers (`enum nft_registers`).
 pub(super) const REG_VERDICT: u32 = 0;

@@ -336,7 +336,7 @@ mod tests {
             let mut bytes = Vec::new();
             let header = wire::HEADER_LEN + wire::NETFILTER_HEADER_LEN;
             wire::write_message(&mut bytes, wire::Kind::NewElements, 0, 1, |list| {
-                write(set, key, value, list).unwrap()
+                write(set, key, value, list).unwrap();
             });
             assert!(bytes.len() - header <= size_max(set), "{set}: {}", bytes.len() - header);
         }

@@ -9,6 +9,7 @@
 //! Nothing here starts `nft`, and no other table is written or waited for.
 
 mod apply;
+mod batch;
 mod changes;
 mod code;
 mod comment;
@@ -22,12 +23,14 @@ mod wire;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::errno::Errno;
+
 pub use self::{changes::NftChanges, render::render};
 
 use crate::{kernel::KernelError, model::Ruleset, plan::NftChange};
 
 use self::{
-    apply::Ground,
+    batch::Ground,
     observe::Table,
     socket::{NetlinkSocket, RequestError},
 };
@@ -53,7 +56,11 @@ impl Nft {
     /// Opens the socket in the calling thread's network namespace. Needs `CAP_NET_ADMIN` there.
     pub fn open() -> Result<Self, KernelError> {
         let socket = NetlinkSocket::open().map_err(|error| {
-            KernelError::new("open a netlink socket to nftables", format!("{error}; weft needs CAP_NET_ADMIN"))
+            let mend = match error.raw_os_error() {
+                Some(code) if code == Errno::EPROTONOSUPPORT as i32 => "load the kernel module nf_tables",
+                _ => "weft needs CAP_NET_ADMIN",
+            };
+            KernelError::new("open a netlink socket to nftables", format!("{error}; {mend}"))
         })?;
         let port = socket.port();
         Ok(Self { session: Arc::new(Mutex::new(Session { socket, ground: Ground::Kept })), port })
@@ -97,7 +104,8 @@ impl Nft {
     /// Does all the changes in their order, or none of them, in one transaction. Adding what is there and deleting what is
     /// not succeed. The error names the change that the kernel refused.
     ///
-    /// On kernels before 6.2, chains that lose their last element in the same call are deleted in a second transaction.
+    /// One exception: a chain that the kernel finds busy although an element that points to it goes in the same call is
+    /// deleted in a second transaction, as kernels before 6.2 want it.
     pub async fn apply(&self, changes: &[NftChange]) -> Result<(), KernelError> {
         if changes.is_empty() {
             return Ok(());

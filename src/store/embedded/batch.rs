@@ -20,8 +20,9 @@ use crate::store::limits::{OPERATIONS_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MA
 /// of a quiet one, in some 5 MB of file.
 const KEPT_REVISIONS: u64 = 10_000;
 
-/// The most bytes of history kept, whatever the revisions: it bounds the file when values are large.
-const KEPT_BYTES: u64 = 64 * 1024 * 1024;
+/// The most bytes of history kept, whatever the revisions: three times what weft's own records take at
+/// [`KEPT_REVISIONS`]. It bounds the file, and with it the time to open that after a crash, when values are large.
+const KEPT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How far history may grow past [`KEPT_REVISIONS`] before it is cut: a cut costs about a microsecond a revision, so it
 /// is made in portions and not at every commit.

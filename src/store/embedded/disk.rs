@@ -4,11 +4,7 @@
 //! A redb read transaction sees one committed state and never waits for the writer. redb recovers by itself from a crash:
 //! the last commit that reached the disk is what the file holds.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableTable, TableDefinition};
 
@@ -16,7 +12,6 @@ use super::{
     encoding::{decode_commit, decode_record},
     request::{Commit, KvError, Query, Ranged, Record, Row, Span},
 };
-use crate::store::StoreError;
 
 /// The file's name in its directory.
 pub(super) const FILE: &str = "store.redb";
@@ -73,18 +68,15 @@ impl Position {
 /// What opening found.
 pub(super) struct Opened {
     pub(super) database: Database,
-    pub(super) path: PathBuf,
     pub(super) position: Position,
     /// Every lease with its full length in seconds.
     pub(super) leases: BTreeMap<i64, u64>,
 }
 
-/// Opens or makes the file in `directory`. Blocks: reading a file back after a crash takes as long as reading all of it.
-pub(super) fn open(directory: &Path) -> Result<Opened, StoreError> {
-    let path = directory.join(FILE);
-    let about = |reason: String| StoreError::Storage(format!("{}: {reason}", path.display()));
-    let database = Builder::new().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| {
-        about(match error {
+/// Opens or makes the file at `path`. Blocks: reading a file back after a crash takes as long as reading all of it.
+pub(super) fn open(path: &Path) -> Result<Opened, KvError> {
+    let database = Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| {
+        KvError::Storage(match error {
             DatabaseError::DatabaseAlreadyOpen => {
                 "another process has it open, most likely another weft agent with the same data directory: \
                  stop that one, or give this one a directory of its own"
@@ -99,8 +91,8 @@ pub(super) fn open(directory: &Path) -> Result<Opened, StoreError> {
             other => format!("it is damaged or not a weft store ({other}): restore it from a copy, or move it away"),
         })
     })?;
-    let (position, leases) = prepare(&database).map_err(|error| about(error.to_string()))?;
-    Ok(Opened { database, path, position, leases })
+    let (position, leases) = prepare(&database)?;
+    Ok(Opened { database, position, leases })
 }
 
 /// Makes the tables of a new file; reads where an old one stands.

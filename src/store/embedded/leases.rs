@@ -32,6 +32,16 @@ impl Deadlines {
         deadlines
     }
 
+    /// Takes in what the file holds after it failed and was opened again: a lease may have come or gone unheard.
+    pub(super) fn adopt(&self, leases: &BTreeMap<i64, u64>) {
+        self.locked().retain(|id, _| leases.contains_key(id));
+        for (id, ttl_s) in leases {
+            if self.get(*id).is_none() {
+                self.insert(*id, *ttl_s);
+            }
+        }
+    }
+
     pub(super) fn insert(&self, id: i64, ttl_s: u64) {
         self.locked().insert(id, Deadline { ttl_s, ends: after(ttl_s) });
         self.earlier.notify_one();

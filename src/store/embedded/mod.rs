@@ -18,9 +18,12 @@ mod leases;
 mod recent;
 pub(crate) mod request;
 mod store;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{
+    fmt::Display,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -52,7 +55,7 @@ pub struct Embedded {
 /// What the writer, the feeds and the handles share.
 struct Shared {
     path: PathBuf,
-    /// `None` once closed. It is locked for reading by every use of the file; closing waits for them.
+    /// `None` once closed, or while a failed file cannot be opened again. It is locked for reading by every use of the file; closing waits for them.
     database: Arc<RwLock<Option<Database>>>,
     recent: Recent,
     deadlines: Deadlines,
@@ -64,16 +67,21 @@ impl Embedded {
     ///
     /// Fails with [`StoreError::Storage`], naming the file, if that is held by another process, is not a store, or is damaged.
     pub async fn open(directory: &Path) -> Result<Self, StoreError> {
-        let directory = directory.to_owned();
-        let file = directory.join(disk::FILE);
-        let storage = |reason: String| StoreError::Storage(format!("{}: {reason}", file.display()));
+        let path = directory.join(disk::FILE);
+        let storage = |reason: &dyn Display| StoreError::Storage(format!("{}: {reason}", path.display()));
         // redb checks what it reads, but it is not written for hostile files: a panic in it is one more kind of damage.
-        let opened = tokio::task::spawn_blocking(move || disk::open(&directory))
-            .await
-            .map_err(|error| storage(format!("it is damaged ({error}): restore it from a copy, or move it away")))??;
-        let disk::Opened { database, path, position, leases } = opened;
+        let opened = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || disk::open(&path)
+        });
+        let disk::Opened { database, position, leases } = match opened.await {
+            Ok(opened) => opened.map_err(|error| storage(&error))?,
+            Err(error) => {
+                return Err(storage(&format!("it is damaged ({error}): restore it from a copy, or move it away")));
+            }
+        };
         let shared = Arc::new(Shared {
-            path,
+            path: path.clone(),
             database: Arc::new(RwLock::new(Some(database))),
             recent: Recent::default(),
             deadlines: Deadlines::new(leases),
@@ -86,7 +94,7 @@ impl Embedded {
                 let shared = Arc::clone(&shared);
                 move || writer::run(shared, queue, reached_sender)
             })
-            .map_err(|error| storage(format!("its thread cannot be started: {error}")))?;
+            .map_err(|error| storage(&format!("its thread cannot be started: {error}")))?;
         let expiry = tokio::spawn(end_leases(Arc::downgrade(&shared), commands.downgrade())).abort_handle();
         Ok(Self { shared, commands, reached, writer: Mutex::new(Some(writer)), expiry })
     }

@@ -39,6 +39,11 @@ impl Recent {
         }
     }
 
+    /// Forgets all: what follows may not follow without a gap.
+    pub(super) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Ring::default();
+    }
+
     /// All commits from revision `from` on, or `None` if some of them are not here any more.
     pub(super) fn since(&self, from: u64) -> Option<Vec<Arc<Commit>>> {
         let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);

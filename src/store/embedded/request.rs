@@ -272,7 +272,7 @@ pub(crate) enum KvError {
     /// The file failed.
     #[error("{0}")]
     Storage(String),
-    /// The store was closed.
-    #[error("it was closed")]
+    /// The store was closed, or could not be opened again after a failure.
+    #[error("it is closed")]
     Closed,
 }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     Shared,
     batch::{Batch, Written},
+    disk,
     request::{KvError, Transacted, Txn},
 };
 
@@ -67,11 +68,29 @@ pub(super) fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>, re
                 for settle in settles {
                     settle(&shared, Err(&error));
                 }
+                reopen(&shared, &reached);
             }
         }
         if closing {
             break;
         }
+    }
+}
+
+/// Opens the file again after it failed: redb takes no more writes after a failed one, and a full disk may have room again.
+/// Where that fails too, the next request tries once more. What was not acknowledged may turn out to be there.
+fn reopen(shared: &Shared, reached: &watch::Sender<u64>) {
+    let mut database = shared.database.blocking_write();
+    // The lock on the file goes with the old handle.
+    drop(database.take());
+    match disk::open(&shared.path) {
+        Ok(disk::Opened { database: opened, position, leases }) => {
+            shared.recent.clear();
+            shared.deadlines.adopt(&leases);
+            *database = Some(opened);
+            reached.send_replace(position.revision);
+        }
+        Err(error) => tracing::error!("{} failed and cannot be opened again: {error}", shared.path.display()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     num::NonZeroU16,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -181,7 +182,7 @@ impl Builder {
         }
     }
 
-    fn endpoints(&mut self, endpoints: &BTreeMap<(NetworkId, IpAddr), Held<Endpoint>>) {
+    fn endpoints(&mut self, endpoints: &BTreeMap<(NetworkId, IpAddr), Held<Arc<Endpoint>>>) {
         let mut accepted: Vec<(EndpointId, Key, &Endpoint)> = Vec::with_capacity(endpoints.len());
         for ((network_id, address), held) in endpoints {
             let key = Key::Endpoint(*network_id, *address);
@@ -275,9 +276,9 @@ fn check_block(block: &Block, network: &Network) -> Result<(), String> {
 
 /// An endpoint with two addresses has them only if the same record lies under both: otherwise one of them may be somebody else's.
 fn check_twin(
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
     address: IpAddr,
-    endpoints: &BTreeMap<(NetworkId, IpAddr), Held<Endpoint>>,
+    endpoints: &BTreeMap<(NetworkId, IpAddr), Held<Arc<Endpoint>>>,
 ) -> Result<(), String> {
     for other in endpoint.addresses.iter().filter(|other| **other != address) {
         let twin = endpoints.get(&(endpoint.network, *other)).map(|held| &held.content);
