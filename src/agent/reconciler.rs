@@ -288,7 +288,7 @@ fn count_drift(work: &Work, settled: Option<&HostState>, observed: &HostState, w
 
 fn link_of(step: &Step) -> Option<LinkName> {
     match step {
-        Step::CreateLink(name, _) | Step::DeleteLink(name) => Some(name.clone()),
+        Step::CreateLink(name, _) | Step::UpdateLink(name, _) | Step::DeleteLink(name) => Some(name.clone()),
         _ => None,
     }
 }

@@ -161,6 +161,7 @@ impl Inner {
             | Step::AddPolicy(_)
             | Step::DeletePolicy(_)
             | Step::CreateLink(..)
+            | Step::UpdateLink(..)
             | Step::DeleteLink(_) => rows::apply(&mut self.state, self.live_namespaces.as_ref(), step),
         }
     }

@@ -94,6 +94,7 @@ impl Kernel for LinuxKernel {
             | Step::AddPolicy(_)
             | Step::DeletePolicy(_)
             | Step::CreateLink(..)
+            | Step::UpdateLink(..)
             | Step::DeleteLink(_) => self.rtnetlink.apply(step).await,
         }
     }

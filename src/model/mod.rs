@@ -18,7 +18,7 @@ mod service;
 
 pub use block::Block;
 pub use cluster::{Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, UnreadableRecord};
-pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, NetnsRef};
+pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, IPV6_MTU_MIN, NetnsRef};
 pub use host::{
     FIRST_NODE_TABLE, HostFacts, HostState, LinkName, MarkMask, NextHop, PolicyAction, PolicyRule, ROUTE_PROTOCOL,
     Route, RouteTable, Sysctl, VTEP_LINK, Vtep,
