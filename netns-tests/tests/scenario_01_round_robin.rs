@@ -12,7 +12,7 @@ const REQUESTS: usize = 1000;
 const REQUEST_BOUND: Duration = Duration::from_millis(900);
 
 /// The client's source ports, others for each node. A port that was used towards one node and is used towards another within
-/// a minute can meet the same replica, which has that very connection in TIME_WAIT, with a timestamp that looks old (they are
+/// a minute can meet the same replica, which has that very connection in `TIME_WAIT`, with a timestamp that looks old (they are
 /// offset by destination). The replica answers with an ACK, the client's kernel resets and sends its SYN again a moment later
 /// (RFC 9293, 3.10.7.3): nothing is lost, but the node has balanced twice for one request, and strict order cannot be seen.
 const SOURCE_PORTS: [&str; 3] = ["10000 23999", "24000 37999", "38000 51999"];

@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use netns_tests::{
-    KernelView, Topology, pause, scenario,
+    Host, KernelView, Topology, pause, scenario,
     testkit::{Hold, Load},
     wait_until,
 };
@@ -25,7 +25,7 @@ fn traffic_does_not_notice_that_agents_die_and_come_back() {
     scenario(3, |topology| {
         let _replicas = topology.web(5)?;
         let servers: Vec<_> = topology.hosts().iter().map(|host| host.at(80)).collect();
-        let settled: Vec<KernelView> = topology.hosts().iter().map(|host| host.kernel()).collect::<Result<_>>()?;
+        let settled: Vec<KernelView> = topology.hosts().iter().map(Host::kernel).collect::<Result<_>>()?;
         let load = Load::start(topology.client(), servers.clone(), RATE_PER_S)?;
         let hold = Hold::start(topology.client(), &servers, 5)?;
 
@@ -42,10 +42,10 @@ fn traffic_does_not_notice_that_agents_die_and_come_back() {
         }
 
         let seen = load.so_far();
-        let held = hold.exchanges();
+        let lines = hold.exchanges();
         wait_until("traffic after the last restart", SETTLE_BOUND, || {
             ensure!(load.so_far().requests > seen.requests + u64::from(RATE_PER_S), "{:?}", load.so_far());
-            ensure!(hold.exchanges() > held + 15, "only {} lines", hold.exchanges());
+            ensure!(hold.exchanges() > lines + 15, "only {} lines", hold.exchanges());
             Ok(())
         })?;
         let (load, hold) = (load.stop()?, hold.stop());
@@ -68,8 +68,8 @@ fn absent(topology: &mut Topology, node: usize, settled: &[KernelView]) -> Resul
     let gone = topology.host(node).kernel()?;
     gone.must_equal(&settled[node]).with_context(|| format!("the end of the agent changed the kernel of {name}"))?;
     pause(ABSENCE);
-    let still = topology.host(node).kernel()?;
-    still.must_equal(&gone).with_context(|| format!("somebody changed the kernel of {name} without an agent"))?;
+    let later = topology.host(node).kernel()?;
+    later.must_equal(&gone).with_context(|| format!("somebody changed the kernel of {name} without an agent"))?;
     topology.host_mut(node).start_agent()?;
     topology.wait_ready()?;
     for (host, settled) in topology.hosts().iter().zip(settled) {
