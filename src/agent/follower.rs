@@ -1,7 +1,8 @@
 //! Follows the store: a snapshot, then changes, as one value that is always whole.
 //!
 //! One task for the life of a membership; it ends when the membership is dropped. While the store is away the last
-//! cluster stays as it was: nothing is forgotten because somebody could not be asked.
+//! cluster stays as it was: nothing is forgotten because somebody could not be asked, or because a record turned unreadable
+//! ([`record::carry_over`]). A new membership, and so a new agent, begins without that memory.
 
 use std::{sync::Arc, time::Duration};
 
@@ -88,7 +89,10 @@ async fn follow_once(store: &dyn Store, followed: &Followed, metrics: &Metrics, 
 
 fn publish(state: &record::State, followed: &Followed, metrics: &Metrics) {
     match state.cluster() {
-        Ok(cluster) => {
+        Ok(mut cluster) => {
+            if let Some(previous) = &*followed.cluster.borrow() {
+                record::carry_over(previous, &mut cluster);
+            }
             metrics.store_revision.set(i64::try_from(cluster.revision).unwrap_or(i64::MAX));
             metrics.unreadable.set(i64::try_from(cluster.unreadable.len()).unwrap_or(i64::MAX));
             followed.cluster.send_replace(Some(Arc::new(cluster)));

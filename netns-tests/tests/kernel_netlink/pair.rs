@@ -197,10 +197,9 @@ fn a_living_pair_gets_another_mtu_and_its_connections_go_on() {
             let client = containers[0].open(address, listener.port).unwrap();
             (client, listener.accept_stream())
         });
-        let before = kernel.observe().await.unwrap();
+        let mut expected = kernel.observe().await.unwrap();
         // Down and up, by more and less than one packet of the connections.
         for mtu in [1400, 8950, 1280] {
-            let mut expected = before.clone();
             for (index, (name, attachment)) in pairs.iter().enumerate() {
                 let ifindex = json(&format!("ip -j link show {name}"))[0]["ifindex"].clone();
                 let wanted = Attachment { mtu, ..attachment.clone() };
