@@ -132,6 +132,8 @@ fn what_cannot_be_linked_leaves_nothing() {
         // The kernel refuses an MTU that a veth cannot have: halfway, the pair's other side is never made.
         let too_small = Attachment { mtu: 10, ..wanted.clone() };
         kernel.apply(&Step::CreateLink(name.clone(), too_small)).await.unwrap_err();
+        let too_small_for_ipv6 = Attachment { mtu: 1279, ..endpoint_link(1, &container, &["fd00:9::5"]).1 };
+        kernel.apply(&Step::CreateLink(name.clone(), too_small_for_ipv6)).await.unwrap_err();
         // An alias that is too long: all is made, the last step fails, and all is removed.
         let mut endless = wanted.clone();
         endless.addresses = (0..40).map(|n| format!("10.9.1.{n}").parse().unwrap()).collect();
