@@ -31,8 +31,8 @@ use crate::{
             ServiceUpdateRequest,
         },
     },
-    kernel::{Faults, Kernel as _},
-    model::{self, Cluster, ClusterId, ClusterSettings, EndpointId, LinkName, NextHop, NodeId, Route, RouteTable},
+    kernel::Faults,
+    model::{self, Cluster, ClusterId, ClusterSettings, EndpointId, LinkName, NextHop, Route, RouteTable},
     peer::Token,
     store::{Revision, Store as _, memory::MemoryStore, record},
 };
