@@ -49,6 +49,8 @@ struct NetworkChoice {
 struct EndpointChoice {
     /// Which of a few namespaces; one that is taken is not to be had.
     place: u64,
+    /// Whether another path leads there.
+    is_elsewhere: bool,
     mtu: u32,
 }
 
@@ -66,8 +68,8 @@ fn world() -> impl Strategy<Value = World> {
         .prop_map(|(is_moved, mtu)| VtepChoice { is_moved, mtu });
     let network = (proptest::bool::weighted(0.3), any::<bool>())
         .prop_map(|(is_narrow, is_internal)| NetworkChoice { is_narrow, is_internal });
-    let endpoint = (0_u64..7, prop_oneof![4 => Just(1450_u32), 1 => Just(1400)])
-        .prop_map(|(place, mtu)| EndpointChoice { place, mtu });
+    let endpoint = (0_u64..7, proptest::bool::weighted(0.2), prop_oneof![2 => Just(1450_u32), 1 => Just(1400)])
+        .prop_map(|(place, is_elsewhere, mtu)| EndpointChoice { place, is_elsewhere, mtu });
     let service = (vec(any::<bool>(), 8), 0_usize..2, 0_u8..2, prop_oneof![3 => Just(L4::Tcp), 1 => Just(L4::Udp)])
         .prop_map(|(replicas, turn, shard, protocol)| ServiceChoice { replicas, turn, shard, protocol });
     (
@@ -186,7 +188,8 @@ impl World {
                 routed.push((network, Family::of(*address), *address));
             }
             set(&mut state, format!("net/ipv4/conf/{name}/rp_filter"), "1");
-            let netns = NetnsRef { path: format!("/run/netns/c{}", choice.place), inode: 4_026_532_000 + choice.place };
+            let folder = if choice.is_elsewhere { "/var/run/netns" } else { "/run/netns" };
+            let netns = NetnsRef { path: format!("{folder}/c{}", choice.place), inode: 4_026_532_000 + choice.place };
             state.links.insert(name, Attachment { netns, ifname: "eth0".into(), addresses, mtu: choice.mtu });
         }
 
@@ -266,6 +269,11 @@ impl World {
             SetName::Vteps,
             peers.iter().map(|(node, _)| (SetKey::Mac(Mac::of_vtep(*node)), mark(*node))).collect(),
         );
+        let zone = |node: NodeId| SetValue::Zone(node.get());
+        sets.insert(
+            SetName::Zones,
+            peers.iter().map(|(node, _)| (SetKey::Mac(Mac::of_vtep(*node)), zone(*node))).collect(),
+        );
         for family in Family::BOTH {
             let (mut all, mut within, mut internal) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
             for (index, choice) in self.networks.iter().enumerate() {
@@ -289,7 +297,7 @@ impl World {
             sets.insert(SetName::Within(family), within);
         }
         chains.insert(ChainName::Forward, Chain { rules: forward });
-        let raw = vec![Rule::TunnelFromPeer(Family::V4, 7789), Rule::TunnelFromStranger(7789)];
+        let raw = vec![Rule::TunnelFromPeer(Family::V4, 7789), Rule::TunnelFromStranger(7789), Rule::SeparateIngress];
         chains.insert(ChainName::RawPrerouting, Chain { rules: raw });
         let mangle = vec![Rule::EnterFromTunnel, Rule::EnterFromContainer];
         chains.insert(ChainName::ManglePrerouting, Chain { rules: mangle });
@@ -305,7 +313,9 @@ fn lasting_rows(state: &HostState, from: &HostState, to: &HostState) -> BTreeSet
     let vtep_stays = vtep_stays(from, to);
     let stays = |device: &str| match device {
         "weft.vx" => vtep_stays,
-        _ => from.links.iter().any(|(name, link)| name.as_str() == device && to.links.get(name) == Some(link)),
+        _ => from.links.iter().any(|(name, link)| {
+            name.as_str() == device && to.links.get(name).is_some_and(|other| other.is_same_pair(link))
+        }),
     };
     let mut rows = BTreeSet::new();
     if vtep_stays {
@@ -325,6 +335,10 @@ fn lasting_rows(state: &HostState, from: &HostState, to: &HostState) -> BTreeSet
     }
     rows.extend(policy.iter().map(|rule| format!("policy {rule:?}")));
     rows.extend(links.iter().map(|link| format!("link {link:?}")));
+    // A pair lives on whatever its MTU, and whichever path leads to it.
+    rows.extend(links.iter().map(|(name, Attachment { netns, ifname, addresses, mtu: _ })| {
+        format!("pair {name} {} {ifname} {addresses:?}", netns.inode)
+    }));
     for (Sysctl(path), value) in sysctls {
         if path.split('/').find(|word| word.starts_with("weft.")).is_none_or(stays) {
             rows.insert(format!("sysctl {path} {value}"));
@@ -379,7 +393,7 @@ fn loose_ends(state: &HostState) -> BTreeMap<&'static str, String> {
             let target = match map.get(&SetKey::Slot(Slot(slot))) {
                 Some(SetValue::Address(address)) => Some(*address),
                 Some(SetValue::Target(target)) => Some(target.ip()),
-                Some(SetValue::Nothing | SetValue::Goto(_) | SetValue::Mark(_)) | None => None,
+                Some(SetValue::Nothing | SetValue::Goto(_) | SetValue::Mark(_) | SetValue::Zone(_)) | None => None,
             };
             if !target.is_some_and(is_routed) {
                 ends.insert("replicas have routes", format!("{rule} slot {slot}: {target:?}"));

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Stdio,
     time::{Duration, Instant},
@@ -58,6 +59,23 @@ async fn everything_survives_a_restart() {
     store.revoke_lease(lease).await.unwrap();
     let keys: Vec<String> = store.snapshot("").await.unwrap().entries.into_iter().map(|entry| entry.key).collect();
     assert_eq!(keys, ["a", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_store_is_private_and_watched_from_its_beginning() {
+    let directory = TempDir::new().unwrap();
+    let store = open(&directory).await;
+    let mode = std::fs::metadata(store.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "what a cluster stores is not for everybody's eyes");
+    let new = store.snapshot("").await.unwrap();
+    for after in [Revision(0), new.revision] {
+        let mut watch = store.watch("", after).await.unwrap();
+        let revision = put(&store, "a", b"", None).await;
+        let mut reached = Revision(0);
+        while reached < revision {
+            reached = soon(watch.next()).await.unwrap().unwrap().revision;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

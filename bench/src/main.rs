@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use netns_tests::{Host, Topology};
 
 use by_hand::ByHand;
-use report::{Goal, Sample, Unit};
+use report::{Goal, Pairs, Sample, Unit};
 
 /// How often each thing is measured on each side. Odd, so that the median is one of the measurements.
 const ROUNDS: usize = 7;
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     report::machine()?;
     println!(
-        "method: two topologies at once, one by weft, one by hand; {ROUNDS} rounds of {} s each, in turn; medians compared\n",
+        "method: two topologies at once, one by weft, one by hand; {ROUNDS} rounds of {} s each, in turn, weft and by hand directly\n        after each other; the ratio is taken within each round\n",
         TIME.as_secs()
     );
     let topology = Topology::three_nodes()?;
@@ -60,22 +60,29 @@ fn run() -> Result<()> {
         (by_hand.remote(), by_hand.server(), by_hand::SERVER.into()),
     ];
     let doors = [(topology.client(), first.at(80)), (by_hand.client(), by_hand.front_door())];
-    let mut keep_alive = [Sample::default(), Sample::default()];
-    let mut bulk = [Sample::default(), Sample::default()];
-    let mut connects = [Sample::default(), Sample::default()];
+    let mut pairs = [Pairs::default(), Pairs::default(), Pairs::default()];
     for round in 0..ROUNDS {
-        // Who goes first changes, so that neither always finds the warmer or the hotter machine.
-        for side in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
-            let (from, to, address) = paths[side];
-            keep_alive[side].add(measure::keep_alive_per_s(from, address, TIME)?);
-            bulk[side].add(measure::bulk_gbit_per_s(from, to, address, TIME)?);
-            let (client, door) = doors[side];
-            connects[side].add(measure::connects_per_s(client, door, TIME)?);
+        // Both sides of one thing directly after each other; who goes first changes, so that neither always finds the warmer
+        // or the busier machine.
+        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        for (thing, pairs) in pairs.iter_mut().enumerate() {
+            let mut values = [0.0; 2];
+            for side in order {
+                let (from, to, address) = paths[side];
+                let (client, door) = doors[side];
+                values[side] = match thing {
+                    0 => measure::keep_alive_per_s(from, address, TIME)?,
+                    1 => measure::bulk_gbit_per_s(from, to, address, TIME)?,
+                    _ => measure::connects_per_s(client, door, TIME)?,
+                };
+            }
+            pairs.add(values);
         }
     }
-    report::ratio("keep-alive requests, container to container across hosts", Unit::PerSecond, &keep_alive, 0.97);
-    report::ratio("bulk TCP, container to container across hosts", Unit::GbitPerSecond, &bulk, 0.97);
-    report::ratio("new connections through a published port", Unit::PerSecond, &connects, 0.95);
+    let [keep_alive, bulk, connects] = &pairs;
+    report::ratio("keep-alive requests, container to container across hosts", Unit::PerSecond, keep_alive, 0.97);
+    report::ratio("bulk TCP, container to container across hosts", Unit::GbitPerSecond, bulk, 0.97);
+    report::ratio("new connections through a published port", Unit::PerSecond, connects, 0.95);
 
     report::absolute("weft attach, as its caller sees it", Unit::Milliseconds, &attaches(first)?, Goal::AtMost(10.0));
     report::absolute("weft run -- true", Unit::Milliseconds, &runs(first)?, Goal::AtMost(40.0));

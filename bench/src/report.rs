@@ -30,7 +30,25 @@ impl Sample {
     fn show(&self, unit: Unit) -> String {
         let (min, max) = self.bounds();
         let digits = unit.digits();
-        format!("min {min:.digits$}  median {:.digits$}  max {max:.digits$} {unit}", self.median())
+        format!("min {min:.digits$}  median {:.digits$}  max {max:.digits$}{unit}", self.median())
+    }
+}
+
+/// Measurements of one thing on both sides, round by round.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pairs {
+    weft: Sample,
+    by_hand: Sample,
+    /// Weft's share of what was measured by hand in the same round.
+    ratios: Sample,
+}
+
+impl Pairs {
+    /// One more round.
+    pub(crate) fn add(&mut self, [weft, by_hand]: [f64; 2]) {
+        self.weft.add(weft);
+        self.by_hand.add(by_hand);
+        self.ratios.add(weft / by_hand);
     }
 }
 
@@ -41,6 +59,7 @@ pub(crate) enum Unit {
     GbitPerSecond,
     Milliseconds,
     Mebibytes,
+    Ratio,
 }
 
 impl Unit {
@@ -49,6 +68,7 @@ impl Unit {
             Self::PerSecond => 0,
             Self::GbitPerSecond | Self::Milliseconds => 2,
             Self::Mebibytes => 1,
+            Self::Ratio => 3,
         }
     }
 }
@@ -56,10 +76,11 @@ impl Unit {
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::PerSecond => "/s",
-            Self::GbitPerSecond => "Gbit/s",
-            Self::Milliseconds => "ms",
-            Self::Mebibytes => "MiB",
+            Self::PerSecond => " /s",
+            Self::GbitPerSecond => " Gbit/s",
+            Self::Milliseconds => " ms",
+            Self::Mebibytes => " MiB",
+            Self::Ratio => "",
         })
     }
 }
@@ -84,12 +105,12 @@ impl Goal {
 }
 
 /// Prints weft's measurements beside those by hand, more being better.
-pub(crate) fn ratio(what: &str, unit: Unit, [weft, by_hand]: &[Sample; 2], goal: f64) {
-    let ratio = weft.median() / by_hand.median();
+pub(crate) fn ratio(what: &str, unit: Unit, pairs: &Pairs, goal: f64) {
+    let Pairs { weft, by_hand, ratios } = pairs;
     println!("{what}");
     println!("  weft     {}", weft.show(unit));
     println!("  by hand  {}", by_hand.show(unit));
-    println!("  ratio    {ratio:.3}: {}\n", Goal::AtLeast(goal).verdict(ratio));
+    println!("  ratio    {}: {}\n", ratios.show(Unit::Ratio), Goal::AtLeast(goal).verdict(ratios.median()));
 }
 
 /// Prints measurements that stand for themselves.

@@ -1,11 +1,21 @@
 //! What the agent counts, by the prometheus crate, and the small server that shows it at `/metrics`.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use tracing::warn;
+
+use crate::{
+    kernel::Kernel,
+    model::{ChainName, Cluster, Connections, Name},
 };
 
 /// The agent's counters and gauges.
@@ -33,7 +43,10 @@ pub(super) struct Metrics {
     /// Nodes of the cluster, by status.
     pub(super) nodes: IntGaugeVec,
     /// New connections that entered the mesh at this node, by service and way in.
-    pub(super) connections: IntCounterVec,
+    connections: IntCounterVec,
+    /// Those that were refused because the service had no replica to take them.
+    refused: IntCounterVec,
+    growth: Mutex<Growth>,
 }
 
 impl Metrics {
@@ -79,8 +92,30 @@ impl Metrics {
                 "New connections that entered the mesh at this node.",
                 &["service", "via"],
             )?,
+            refused: counters(
+                "weft_refused_total",
+                "New connections refused at this node because the service had no replica to take them.",
+                &["service", "via"],
+            )?,
+            growth: Mutex::default(),
             registry,
         })
+    }
+
+    /// Takes over what the kernel has counted. To be called before a rule is replaced, which sets its counter back, and
+    /// before somebody looks.
+    pub(super) async fn count_connections(&self, kernel: &dyn Kernel, cluster: &Cluster) {
+        let readings = match kernel.connections().await {
+            Ok(readings) => readings,
+            Err(error) => return warn!("connections are not counted this time: {error}"),
+        };
+        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        for (chain, Connections { balanced, refused }) in readings {
+            let Some((service, via)) = way_in(chain, cluster) else { continue };
+            let labels = [service.as_str(), via.as_str()];
+            self.connections.with_label_values(&labels).inc_by(growth.since_last((chain, "balanced"), balanced));
+            self.refused.with_label_values(&labels).inc_by(growth.since_last((chain, "refused"), refused));
+        }
     }
 
     /// All rows found changed by others so far.
@@ -106,15 +141,30 @@ impl Metrics {
 /// Counters in the kernel begin again at zero when their rule is replaced; ours must not. This turns readings of the one
 /// into growth of the other.
 #[derive(Debug, Default)]
-pub(super) struct Growth {
-    last: BTreeMap<(String, String), u64>,
+struct Growth {
+    last: BTreeMap<(ChainName, &'static str), u64>,
 }
 
 impl Growth {
     /// How much a counter has grown since its last reading; a reading lower than the last means a fresh start from zero.
-    pub(super) fn since_last(&mut self, key: (String, String), reading: u64) -> u64 {
+    fn since_last(&mut self, key: (ChainName, &'static str), reading: u64) -> u64 {
         let last = self.last.insert(key, reading).unwrap_or(0);
         if reading >= last { reading - last } else { reading }
+    }
+}
+
+/// The service that a chain belongs to, and which of its entrances: `vip` or a published port.
+fn way_in(chain: ChainName, cluster: &Cluster) -> Option<(Name, String)> {
+    match chain {
+        ChainName::Vip(id) => cluster.services.get(&id).map(|service| (service.name.clone(), "vip".to_owned())),
+        ChainName::Port(protocol, published) => cluster
+            .services
+            .values()
+            .find(|service| {
+                service.ports.iter().any(|port| port.protocol == protocol && port.published.get() == published)
+            })
+            .map(|service| (service.name.clone(), format!("{published}/{protocol}"))),
+        _ => None,
     }
 }
 
@@ -147,7 +197,7 @@ mod tests {
         let mut growth = Growth::default();
         let mut total = 0;
         for reading in [5, 9, 9, 2, 3, 0, 4] {
-            total += growth.since_last(("web".into(), "80/tcp".into()), reading);
+            total += growth.since_last((ChainName::Forward, "balanced"), reading);
         }
         assert_eq!(total, 9 + 3 + 4);
     }

@@ -243,7 +243,17 @@ async fn converge(work: &Work, view: &Cluster, facts: &HostFacts, settled: &mut 
             return;
         }
         *settled = None;
+        let mut is_guarded = true;
         for step in &steps {
+            if matches!(step, Step::ChangeRuleset(_)) {
+                work.metrics.count_connections(&*work.kernel, view).await;
+            }
+            if matches!(step, Step::CreateLink(..)) && !is_guarded {
+                // Without the rules that keep it to its own network and addresses a container shall not send at all.
+                let message = "not linked, because its rules could not be set".to_owned();
+                pass.failures.push(Failure { link: link_of(step), message });
+                continue;
+            }
             debug!("{step}");
             match work.kernel.apply(step).await {
                 Ok(()) => {
@@ -251,6 +261,7 @@ async fn converge(work: &Work, view: &Cluster, facts: &HostFacts, settled: &mut 
                     work.metrics.steps.with_label_values(&[step.kind()]).inc();
                 }
                 Err(error) => {
+                    is_guarded &= !matches!(step, Step::ChangeRuleset(_));
                     work.metrics.step_errors.with_label_values(&[step.kind()]).inc();
                     pass.failures.push(Failure { link: link_of(step), message: error.to_string() });
                 }
@@ -278,7 +289,7 @@ fn count_drift(work: &Work, settled: Option<&HostState>, observed: &HostState, w
 
 fn link_of(step: &Step) -> Option<LinkName> {
     match step {
-        Step::CreateLink(name, _) | Step::DeleteLink(name) => Some(name.clone()),
+        Step::CreateLink(name, _) | Step::UpdateLink(name, _) | Step::DeleteLink(name) => Some(name.clone()),
         _ => None,
     }
 }

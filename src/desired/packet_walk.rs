@@ -30,10 +30,16 @@ fn chains(cluster: &Cluster, facts: &HostFacts) -> impl Iterator<Item = (ChainNa
     let mask = facts.mark_mask.bits();
     let [v4, v6] = Family::BOTH;
     [
-        // The tunnel's own packets: known peers only, and no conntrack entry for them.
+        // The tunnel's own packets: known peers only, and no conntrack entry for them. Then, for what came out of the tunnel,
+        // the zone, which conntrack must know before it looks.
         (
             ChainName::RawPrerouting,
-            vec![Rule::TunnelFromPeer(v4, port), Rule::TunnelFromPeer(v6, port), Rule::TunnelFromStranger(port)],
+            vec![
+                Rule::TunnelFromPeer(v4, port),
+                Rule::TunnelFromPeer(v6, port),
+                Rule::TunnelFromStranger(port),
+                Rule::SeparateIngress,
+            ],
         ),
         (ChainName::RawOutput, vec![Rule::TunnelToPeer(v4, port), Rule::TunnelToPeer(v6, port)]),
         // Which way a packet came decides what it may say and which way its answer takes.
@@ -112,9 +118,14 @@ fn peer_sets(cluster: &Cluster, me: &Node, facts: &HostFacts) -> BTreeMap<SetNam
     let vteps = overlay::peers(cluster, me.id)
         .map(|peer| (SetKey::Mac(Mac::of_vtep(peer.id)), SetValue::Mark(facts.mark_mask.mark_of(peer.id))))
         .collect();
+    // The node's number is its zone: it is never 0, which is everybody's.
+    let zones = overlay::peers(cluster, me.id)
+        .map(|peer| (SetKey::Mac(Mac::of_vtep(peer.id)), SetValue::Zone(peer.id.get())))
+        .collect();
     BTreeMap::from([
         (SetName::Peers(Family::V4), peers_of(Family::V4)),
         (SetName::Peers(Family::V6), peers_of(Family::V6)),
         (SetName::Vteps, vteps),
+        (SetName::Zones, zones),
     ])
 }

@@ -9,14 +9,17 @@ mod table;
 mod tests;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
 
 use super::{Kernel, KernelError};
-use crate::{model::HostState, plan::Step};
+use crate::{
+    model::{ChainName, Connections, HostState},
+    plan::Step,
+};
 
 /// A kernel in memory. It may be shared by many tasks.
 #[derive(Default)]
@@ -131,6 +134,11 @@ impl Kernel for FakeKernel {
     async fn apply(&self, step: &Step) -> Result<(), KernelError> {
         self.apply_now(step)
     }
+
+    /// Nothing: no packet ever passes here.
+    async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
+        Ok(BTreeMap::new())
+    }
 }
 
 impl Inner {
@@ -153,6 +161,7 @@ impl Inner {
             | Step::AddPolicy(_)
             | Step::DeletePolicy(_)
             | Step::CreateLink(..)
+            | Step::UpdateLink(..)
             | Step::DeleteLink(_) => rows::apply(&mut self.state, self.live_namespaces.as_ref(), step),
         }
     }

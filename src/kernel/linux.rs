@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
@@ -9,7 +9,7 @@ use super::{
     sysctl,
 };
 use crate::{
-    model::{HostState, NetnsRef},
+    model::{ChainName, Connections, HostState, NetnsRef},
     plan::Step,
 };
 
@@ -74,6 +74,10 @@ impl Kernel for LinuxKernel {
         Ok(HostState { sysctls: sysctl::observe()?, ruleset: ruleset?, ..state? })
     }
 
+    async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
+        self.nft.connections().await
+    }
+
     async fn apply(&self, step: &Step) -> Result<(), KernelError> {
         match step {
             Step::PutSysctl(key, value) => sysctl::write(key, value),
@@ -90,6 +94,7 @@ impl Kernel for LinuxKernel {
             | Step::AddPolicy(_)
             | Step::DeletePolicy(_)
             | Step::CreateLink(..)
+            | Step::UpdateLink(..)
             | Step::DeleteLink(_) => self.rtnetlink.apply(step).await,
         }
     }

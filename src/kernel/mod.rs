@@ -11,11 +11,14 @@ pub use fake::{Attempt, FakeKernel, Faults};
 pub use linux::LinuxKernel;
 pub use netlink::{Changes, LocalPrefix, ROUTE_METRIC, Rtnetlink};
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use async_trait::async_trait;
 
-use crate::{model::HostState, plan::Step};
+use crate::{
+    model::{ChainName, Connections, HostState},
+    plan::Step,
+};
 
 /// What the agent needs of a kernel.
 #[async_trait]
@@ -26,6 +29,9 @@ pub trait Kernel: Send + Sync {
 
     /// Does one step. Idempotent; a failed step has changed nothing and may be tried again.
     async fn apply(&self, step: &Step) -> Result<(), KernelError>;
+
+    /// What the chains of services have counted. A chain begins again at zero when its rules are replaced.
+    async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError>;
 }
 
 /// What the kernel refused.

@@ -96,6 +96,10 @@ pub struct Endpoint {
     pub ifname: String,
 }
 
+/// The least MTU of a device with IPv6, in bytes (RFC 8200, 5). Linux takes IPv6 with all its addresses and routes off a device
+/// whose MTU falls below (`addrconf_notify`), and does not give them back.
+pub const IPV6_MTU_MIN: u32 = 1280;
+
 /// A container's veth pair in all that matters to a kernel. Its host side carries this as its alias, written last, so
 /// that a pair that was made only half way does not look whole.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,6 +118,13 @@ impl Attachment {
     /// The MAC of the container's side.
     pub fn mac(&self) -> Mac {
         Mac::of_container(self.addresses.first().copied().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)))
+    }
+
+    /// Whether both are one pair, which can be brought from one to the other while it lives: a namespace, a device in it and
+    /// addresses make a pair; its MTU, and the path that leads to the namespace, may change.
+    pub fn is_same_pair(&self, other: &Self) -> bool {
+        let Self { netns: NetnsRef { path: _, inode }, ifname, addresses, mtu: _ } = self;
+        (*inode, ifname, addresses) == (other.netns.inode, &other.ifname, &other.addresses)
     }
 
     /// As the host side's alias: `weft ADDRESS[,ADDRESS] IFNAME MTU INODE PATH`.

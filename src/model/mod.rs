@@ -12,12 +12,13 @@ mod mac;
 mod name;
 mod network;
 mod node;
+mod protocol;
 mod ruleset;
 mod service;
 
 pub use block::Block;
 pub use cluster::{Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, UnreadableRecord};
-pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, NetnsRef};
+pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, IPV6_MTU_MIN, NetnsRef};
 pub use host::{
     FIRST_NODE_TABLE, HostFacts, HostState, LinkName, MarkMask, NextHop, PolicyAction, PolicyRule, ROUTE_PROTOCOL,
     Route, RouteTable, Sysctl, VTEP_LINK, Vtep,
@@ -26,5 +27,6 @@ pub use mac::Mac;
 pub use name::{Name, NameError};
 pub use network::{Network, NetworkId, Subnet};
 pub use node::{Availability, Node, NodeId};
-pub use ruleset::{Chain, ChainName, Family, Hook, L4, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, Slot};
+pub use protocol::{Family, L4};
+pub use ruleset::{Chain, ChainName, Connections, Hook, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, Slot};
 pub use service::{PublishedPort, Service, ServiceId};

@@ -21,7 +21,7 @@ impl Step {
             Self::PutNeighbour(..) | Self::DeleteNeighbour(_) => "neighbour",
             Self::PutRoute(..) | Self::DeleteRoute(..) => "route",
             Self::AddPolicy(_) | Self::DeletePolicy(_) => "policy",
-            Self::CreateLink(..) | Self::DeleteLink(_) => "link",
+            Self::CreateLink(..) | Self::UpdateLink(..) | Self::DeleteLink(_) => "link",
             Self::ChangeRuleset(_) => "ruleset",
         }
     }
@@ -59,6 +59,9 @@ impl fmt::Display for Step {
             Self::CreateLink(name, Attachment { netns, ifname, addresses, mtu }) => {
                 write!(f, "ip link add {name} mtu {mtu} type veth peer name {ifname} netns {} address ", netns.path)?;
                 separated(f, ",", addresses, fmt::Display::fmt)
+            }
+            Self::UpdateLink(name, attachment) => {
+                write!(f, "ip link set {name} mtu {} alias \"{}\"", attachment.mtu, attachment.to_alias())
             }
             Self::DeleteLink(name) => write!(f, "ip link del {name}"),
             Self::ChangeRuleset(changes) => {
@@ -152,6 +155,7 @@ fn write_element((key, value): (SetKey, SetValue), f: &mut fmt::Formatter<'_>) -
         SetValue::Nothing => Ok(()),
         SetValue::Goto(chain) => write!(f, " : goto {chain}"),
         SetValue::Mark(mark) => write!(f, " : {mark:#x}"),
+        SetValue::Zone(zone) => write!(f, " : {zone}"),
         SetValue::Address(address) => write!(f, " : {address}"),
         SetValue::Target(target) => write!(f, " : {} . {}", target.ip(), target.port()),
     }

@@ -15,7 +15,11 @@
 //!    device, for all match devices by name.
 //! 3. **The tunnel device**, then its settings, which exist only as long as the device does.
 //! 4. **Forwarding entries**, then **neighbours**: whoever can be routed to can be resolved.
-//! 5. **Links** and their settings. A pair that stands in the way of a new one (its name with another attachment, or its
+//! 5. **Links** and their settings. Living pairs first, for people wait for their connections: they get another MTU, or
+//!    another path to the same namespace, in place. After the tunnel device whichever way its MTU goes. If it grew, no
+//!    container may send more than the tunnel already takes. If it shrank, then the way below it has shrunk before, and
+//!    packets that are too large get lost down there; a tunnel of the right MTU has this host answer them with "packet too
+//!    big" (RFC 1191, RFC 8201) at once and for all containers, while changing their links takes time for each. A pair that stands in the way of a new one (its name with another attachment, or its
 //!    place in the same namespace) is removed directly before, the one removal among the additions: both cannot be.
 //! 6. **Routes**, wide prefixes first, so that a new block's `unreachable` route is there before an address in it is.
 //! 7. **Policy rules**, targets of `goto` before those who go there.

@@ -52,6 +52,15 @@ pub(super) fn additions(desired: &HostState, observed: &HostState) -> Additions 
             .filter(|(gateway, mac)| devices.vtep_fresh || observed.neighbours.get(gateway) != Some(mac))
             .map(|(gateway, mac)| Step::PutNeighbour(*gateway, *mac)),
     );
+    rows.extend(
+        desired
+            .links
+            .iter()
+            .filter(|(name, attachment)| {
+                !devices.links_fresh.contains(name) && observed.links.get(*name) != Some(*attachment)
+            })
+            .map(|(name, attachment)| Step::UpdateLink(name.clone(), attachment.clone())),
+    );
     rows.extend(devices.links_in_the_way.iter().map(|name| Step::DeleteLink((*name).clone())));
     rows.extend(devices.links_fresh.iter().filter_map(|name| {
         let attachment = desired.links.get(*name)?;
@@ -137,8 +146,9 @@ impl<'a> Devices<'a> {
             (Some(desired), Some(observed)) => same_identity(desired, observed),
             (_, None) | (None, _) => false,
         };
-        let lacks =
-            |state: &HostState, name: &LinkName, attachment: &Attachment| state.links.get(name) != Some(attachment);
+        let lacks = |state: &HostState, name: &LinkName, attachment: &Attachment| {
+            !state.links.get(name).is_some_and(|other| other.is_same_pair(attachment))
+        };
         let fresh = || desired.links.iter().filter(|(name, attachment)| lacks(observed, name, attachment));
         let gone = || observed.links.iter().filter(|(name, attachment)| lacks(desired, name, attachment));
         let taken: BTreeSet<(u64, &str)> = fresh().map(|(_, attachment)| place(attachment)).collect();

@@ -65,7 +65,12 @@ fn part_of_set(set: SetName) -> Part {
     match set {
         SetName::Peers(_) | SetName::Networks(_) | SetName::Within(_) | SetName::Internal(_) => Part::Guard,
         // The VTEPs' marks choose the policy rules that lead back to the ingress node: those come first.
-        SetName::Vteps | SetName::Ports | SetName::Vips(_) | SetName::Targets(..) | SetName::Replicas(..) => Part::Mesh,
+        SetName::Vteps
+        | SetName::Zones
+        | SetName::Ports
+        | SetName::Vips(_)
+        | SetName::Targets(..)
+        | SetName::Replicas(..) => Part::Mesh,
     }
 }
 
@@ -190,6 +195,7 @@ fn has_intervals(set: SetName) -> bool {
         | SetSchema::SlotToTarget(_)
         | SetSchema::SlotToAddress(_)
         | SetSchema::MacToMark
+        | SetSchema::MacToZone
         | SetSchema::Addresses(_) => false,
     }
 }

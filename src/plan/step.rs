@@ -36,6 +36,9 @@ pub enum Step {
     DeletePolicy(PolicyRule),
     /// Make a veth pair: host side up; container side named, addressed, up, with its default routes. The alias is written last.
     CreateLink(LinkName, Attachment),
+    /// Give the living pair ([`Attachment::is_same_pair`]) this MTU on both sides and this path in its alias. Its connections
+    /// go on.
+    UpdateLink(LinkName, Attachment),
     /// Remove a veth pair, both sides.
     DeleteLink(LinkName),
     /// Change the table in one transaction: all of it or nothing.

@@ -37,6 +37,15 @@ pub(crate) fn everything() -> Ruleset {
             })
             .collect(),
     );
+    set(
+        SetName::Zones,
+        (1_u16..4)
+            .map(|node| {
+                let mac = Mac([2, 0x77, 0x65, 0x66, 0, u8::try_from(node).unwrap()]);
+                (SetKey::Mac(mac), SetValue::Zone(node))
+            })
+            .collect(),
+    );
     for (family, [vip, replica, other, peer], prefixes) in [
         (
             Family::V4,
@@ -83,6 +92,7 @@ pub(crate) fn everything() -> Ruleset {
                 Rule::TunnelFromPeer(Family::V4, PORT),
                 Rule::TunnelFromPeer(Family::V6, PORT),
                 Rule::TunnelFromStranger(PORT),
+                Rule::SeparateIngress,
             ],
         ),
         (ChainName::RawOutput, both(|family| Rule::TunnelToPeer(family, PORT))),

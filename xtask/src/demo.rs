@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let begun = Instant::now();
     let before = Machine::look()?;
     println!("{}", paint("1", "weft demo: three hosts, one network, one front door"));
-    step("build weft and the replicas' program", build)?;
+    step("build weft and the replicas' program (some minutes the first time)", build)?;
     let mut topology =
         step("three host namespaces and a client on one underlay, 192.0.2.0/24", || Topology::new(3, 1500))?;
     let outcome = lay(&mut topology).and_then(|replicas| {

@@ -186,8 +186,13 @@ impl Container {
 
     /// Connects from inside, and tells from where.
     pub(super) fn connect(&self, address: &str, port: u16) -> std::io::Result<SocketAddr> {
+        self.open(address, port)?.local_addr()
+    }
+
+    /// A connection from inside.
+    pub(super) fn open(&self, address: &str, port: u16) -> std::io::Result<TcpStream> {
         let to = SocketAddr::new(address.parse().unwrap(), port);
-        self.inside(move || TcpStream::connect_timeout(&to, Duration::from_secs(3))?.local_addr())
+        self.inside(move || TcpStream::connect_timeout(&to, Duration::from_secs(3)))
     }
 
     fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -216,5 +221,10 @@ impl Listener {
     /// The source of the next connection.
     pub(super) fn accept(&self) -> SocketAddr {
         self.listener.accept().unwrap().1
+    }
+
+    /// The next connection.
+    pub(super) fn accept_stream(&self) -> TcpStream {
+        self.listener.accept().unwrap().0
     }
 }

@@ -150,11 +150,11 @@ fn already_first(
 
 pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<JoinReply, Refusal> {
     let _changing = agent.changing.lock().await;
-    let token: Token = request.token.parse().map_err(Refusal::invalid)?;
+    let token: Result<Token, _> = request.token.parse();
     if let Some(member) = agent.membership().await {
-        if !token.names(&member.identity.cluster_key) {
+        if !token.is_ok_and(|token| token.names(&member.identity.cluster_key)) {
             return Err(Refusal::conflict(format!(
-                "this node belongs to another cluster, {}",
+                "this node belongs to the cluster {}, and the token is not that cluster's",
                 member.identity.cluster
             ))
             .with_hint("`weft leave` takes it out"));
@@ -164,6 +164,7 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
         let node = views::node(&cluster, me, &member);
         return Ok(JoinReply { created: false, cluster: cluster.settings.id.to_string(), node });
     }
+    let token = token.map_err(Refusal::invalid)?;
     let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
     let admitted = peer::join(&request.address, &token).await.map_err(join_refusal)?;
     let store: StoreUrl = admitted.store_url.parse().map_err(Refusal::internal)?;

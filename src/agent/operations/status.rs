@@ -112,6 +112,7 @@ pub(in crate::agent) async fn gather(agent: &Agent) {
     let Some(member) = agent.membership().await else { return };
     let Some(cluster) = member.cluster() else { return };
     let metrics = &agent.metrics;
+    metrics.count_connections(&*agent.kernel, &cluster).await;
     let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.endpoints.set(number(cluster.endpoints_on(member.me()).count()));
     metrics.nodes.with_label_values(&["ready"]).set(number(cluster.alive.len()));

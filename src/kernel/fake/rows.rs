@@ -1,9 +1,9 @@
 //! Devices and what hangs on them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
-    model::{HostState, LinkName, NextHop, Sysctl, VTEP_LINK},
+    model::{Attachment, HostState, IPV6_MTU_MIN, LinkName, NextHop, Sysctl, VTEP_LINK},
     plan::Step,
 };
 
@@ -61,19 +61,24 @@ pub(super) fn apply(state: &mut HostState, live_namespaces: Option<&BTreeSet<u64
         Step::AddPolicy(rule) => _ = state.policy.insert(*rule),
         Step::DeletePolicy(rule) => _ = state.policy.remove(rule),
         Step::CreateLink(name, attachment) => {
-            let inode = attachment.netns.inode;
-            require(live_namespaces.is_none_or(|live| live.contains(&inode)), || {
-                format!("the namespace {} is gone", attachment.netns.path)
-            })?;
+            require_alive(live_namespaces, attachment)?;
+            require_ipv6_mtu(attachment)?;
             match state.links.get(name) {
                 Some(present) if present == attachment => return Ok(()),
                 Some(_) => return Err(format!("there is a device {name} already")),
                 None => {}
             }
-            let place = (inode, &attachment.ifname);
+            let place = (attachment.netns.inode, &attachment.ifname);
             let is_taken = state.links.values().any(|link| (link.netns.inode, &link.ifname) == place);
             require(!is_taken, || format!("{} has a device {} already", attachment.netns.path, attachment.ifname))?;
             state.links.insert(name.clone(), attachment.clone());
+        }
+        Step::UpdateLink(name, attachment) => {
+            require_alive(live_namespaces, attachment)?;
+            let present = state.links.get_mut(name).ok_or_else(|| format!("there is no device {name}"))?;
+            require(present.is_same_pair(attachment), || format!("the device {name} is another pair"))?;
+            require_ipv6_mtu(attachment)?;
+            *present = attachment.clone();
         }
         Step::DeleteLink(name) => drop_link(state, name),
         Step::ChangeRuleset(_) => return Err("this is no step for rows".to_owned()),
@@ -108,6 +113,21 @@ fn device_of(sysctl: &Sysctl) -> Option<&str> {
 
 fn no_vtep() -> String {
     format!("there is no device {VTEP_LINK}")
+}
+
+fn require_alive(live_namespaces: Option<&BTreeSet<u64>>, attachment: &Attachment) -> Result<(), String> {
+    let netns = &attachment.netns;
+    require(live_namespaces.is_none_or(|live| live.contains(&netns.inode)), || {
+        format!("the namespace {} is gone", netns.path)
+    })
+}
+
+/// A device with a smaller MTU has no IPv6 at all.
+fn require_ipv6_mtu(attachment: &Attachment) -> Result<(), String> {
+    let has_ipv6 = attachment.addresses.iter().any(IpAddr::is_ipv6);
+    require(!has_ipv6 || attachment.mtu >= IPV6_MTU_MIN, || {
+        format!("IPv6 needs an MTU of {IPV6_MTU_MIN} bytes, not {}", attachment.mtu)
+    })
 }
 
 fn require(holds: bool, otherwise: impl Fn() -> String) -> Result<(), String> {

@@ -140,7 +140,8 @@ fn add_element(table: &mut Ruleset, set: SetName, key: SetKey, value: SetValue) 
 fn fits(schema: SetSchema, key: SetKey, value: SetValue) -> bool {
     match (schema, key, value) {
         (SetSchema::PortToChain, SetKey::Port(..), SetValue::Goto(_))
-        | (SetSchema::MacToMark, SetKey::Mac(_), SetValue::Mark(_)) => true,
+        | (SetSchema::MacToMark, SetKey::Mac(_), SetValue::Mark(_))
+        | (SetSchema::MacToZone, SetKey::Mac(_), SetValue::Zone(_)) => true,
         (SetSchema::AddressToChain(family), SetKey::Address(address), SetValue::Goto(_))
         | (SetSchema::Addresses(family), SetKey::Address(address), SetValue::Nothing)
         | (SetSchema::SlotToAddress(family), SetKey::Slot(_), SetValue::Address(address)) => {

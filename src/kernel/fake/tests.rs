@@ -40,6 +40,10 @@ fn attachment(inode: u64) -> Attachment {
     Attachment { netns, ifname: "eth0".into(), addresses: vec!["10.9.1.5".parse().unwrap()], mtu: 1450 }
 }
 
+fn narrow_ipv6() -> Attachment {
+    Attachment { ifname: "eth1".into(), addresses: vec!["fd00::5".parse().unwrap()], mtu: 1279, ..attachment(1) }
+}
+
 fn kernel() -> FakeKernel {
     let mut state = HostState::default();
     let mac = Mac::of_vtep(NodeId::new(1).unwrap());
@@ -76,6 +80,10 @@ fn what_a_kernel_refuses_changes_nothing() {
         (Step::CreateLink(link(1), attachment(2)), "there is a device weft.0000000001 already"),
         (Step::CreateLink(link(2), attachment(1)), "/run/netns/c has a device eth0 already"),
         (Step::CreateLink(link(2), attachment(9)), "the namespace /run/netns/c is gone"),
+        (Step::UpdateLink(link(1), attachment(2)), "the device weft.0000000001 is another pair"),
+        (Step::UpdateLink(link(2), attachment(1)), "there is no device weft.0000000002"),
+        (Step::UpdateLink(link(2), attachment(9)), "the namespace /run/netns/c is gone"),
+        (Step::CreateLink(link(2), narrow_ipv6()), "IPv6 needs an MTU of 1280 bytes, not 1279"),
         (Step::PutSysctl(Sysctl("net/ipv4/conf/weft.0000000002/forwarding".into()), "1".into()), "does not exist"),
         (
             change(&[NftChange::AddChain(other), NftChange::SetRules(ChainName::Forward, Chain::default())]),

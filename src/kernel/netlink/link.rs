@@ -25,6 +25,9 @@ use crate::{
 /// A VNI has 24 bits (RFC 7348, 5): a tunnel device that is reported with this one equals no wanted device.
 const NO_VNI: u32 = u32::MAX;
 
+/// No veth can have this MTU (`ETH_MIN_MTU` is 68), so that it is wanted by nobody: the two sides of a pair may differ.
+pub(super) const UNCERTAIN_MTU: u32 = 0;
+
 /// A device, in so far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Link {
@@ -32,6 +35,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) mtu: u32,
     pub(super) is_up: bool,
+    /// The index of the device that it rests on; of a veth, its other side, in the namespace where that is.
+    pub(super) other: Option<u32>,
     mac: Mac,
     kind: Option<InfoKind>,
     alias: String,
@@ -48,6 +53,7 @@ impl Link {
             index: message.header.index,
             name: String::new(),
             mtu: 0,
+            other: None,
             is_up: message.header.flags.contains(LinkFlags::Up),
             mac: Mac([0; 6]),
             kind: None,
@@ -57,6 +63,7 @@ impl Link {
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Link(other) => link.other = Some(other),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(bytes) => link.mac = mac_of(&bytes),
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
@@ -116,12 +123,17 @@ impl Link {
     }
 
     /// The host side of a pair as a row. One that is not whole reads as an attachment without addresses to no namespace, which
-    /// nobody wants: not a veth, no alias of ours, down, or with another MAC than the containers' gateway has. A whole one
-    /// has the MTU that it really has.
+    /// nobody wants: not a veth, no alias of ours, down, or with another MAC than the containers' gateway has.
+    ///
+    /// A whole one whose real MTU is not the one in its alias was changed by somebody else, or a change of it was cut off and
+    /// nobody knows how far it came: it has [`UNCERTAIN_MTU`], so that it equals no wanted one but is the same pair still.
+    /// The container's side is not looked at. Asking each namespace at each look would cost a request a container, and who is
+    /// root in one may well choose to send smaller packets; the next change of the pair sets both sides alike.
     pub(super) fn attachment(&self) -> Attachment {
         let is_sound = self.is_veth() && self.is_up && self.mac == Mac::GATEWAY;
         match Attachment::from_alias(&self.alias) {
-            Some(whole) if is_sound => Attachment { mtu: self.mtu, ..whole },
+            Some(whole) if is_sound && whole.mtu == self.mtu => whole,
+            Some(whole) if is_sound => Attachment { mtu: UNCERTAIN_MTU, ..whole },
             _ => Attachment {
                 netns: NetnsRef { path: String::new(), inode: 0 },
                 ifname: String::new(),
@@ -152,11 +164,41 @@ pub(super) async fn by_name(socket: &Socket, name: &str) -> Result<Option<Link>,
     }
 }
 
+/// One device by its index; nothing if there is none.
+pub(super) async fn by_index(socket: &Socket, index: u32) -> Result<Option<Link>, Refusal> {
+    match socket.get(RouteNetlinkMessage::GetLink(lean(numbered(index)))).await {
+        Ok(row) => Ok(row.and_then(Link::from_message)),
+        Err(refusal) if refusal.is(Errno::ENODEV) => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
 /// A request about the device of this name.
 pub(super) fn named(name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     message
+}
+
+/// A request about the device of this index.
+fn numbered(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+/// Sets a device's MTU, in bytes.
+pub(super) fn set_mtu(index: u32, mtu: u32) -> RouteNetlinkMessage {
+    let mut message = numbered(index);
+    message.attributes.push(LinkAttribute::Mtu(mtu));
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Sets a device's alias.
+pub(super) fn set_alias(index: u32, alias: String) -> RouteNetlinkMessage {
+    let mut message = numbered(index);
+    message.attributes.push(LinkAttribute::IfAlias(alias));
+    RouteNetlinkMessage::SetLink(message)
 }
 
 /// Sets a device up.

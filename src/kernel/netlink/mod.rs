@@ -8,7 +8,8 @@
 //! **What is odd.** A row that is ours by its place but not as we make them must neither look right nor stay unseen. It is
 //! reported under its key with a value that nobody wants, so that the plan puts the right one or removes it: a tunnel
 //! device with a VNI of more than 24 bits; a forwarding entry or route to `0.0.0.0`; a neighbour with the MAC
-//! `00:00:00:00:00:00`; a policy rule `goto 0`; a veth attached to no namespace.
+//! `00:00:00:00:00:00`; a policy rule `goto 0`; a veth attached to no
+//! namespace. A pair whose MTU is not certain has the MTU 0, so that it is mended as it lives.
 
 mod link;
 mod neighbour;
@@ -111,6 +112,7 @@ impl Rtnetlink {
             Step::AddPolicy(rule) => self.add_policy(*rule).await,
             Step::DeletePolicy(rule) => self.delete_policy(*rule).await,
             Step::CreateLink(name, attachment) => self.create_link(name, attachment).await,
+            Step::UpdateLink(name, attachment) => self.update_link(name, attachment).await,
             Step::DeleteLink(name) => self.delete_link(name.as_str()).await,
             Step::PutSysctl(..) | Step::ChangeRuleset(_) => {
                 Err(KernelError::new(format!("do {step:?}"), "it is not a matter of rtnetlink"))

@@ -1,4 +1,4 @@
-use std::{fs::File, io, net::IpAddr, os::fd::AsRawFd};
+use std::{fmt, fs::File, io, net::IpAddr, os::fd::AsRawFd};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -11,12 +11,14 @@ use netlink_packet_route::{
 use tokio::runtime::Handle;
 
 use super::{
-    Rtnetlink, link, neighbour, route,
+    Rtnetlink,
+    link::{self, Link},
+    neighbour, route,
     socket::{Refusal, Socket},
 };
 use crate::{
     kernel::{KernelError, netns, sysctl},
-    model::{Attachment, LinkName, Mac, Network, RouteTable, Sysctl},
+    model::{Attachment, IPV6_MTU_MIN, LinkName, Mac, Network, RouteTable, Sysctl},
 };
 
 impl Rtnetlink {
@@ -55,9 +57,52 @@ impl Rtnetlink {
 }
 
 impl Rtnetlink {
+    /// Gives a living pair another MTU on both sides and another alias. Its connections go on.
+    ///
+    /// The first thing done is to make the alias say that the MTU is not certain, and the last that it is: whatever is cut off or
+    /// refused in between shows in the next look ([`link::Link::attachment`]) and is done again. The container's side is found
+    /// by its index, for its name is the container's affair. Where it has gone from the namespace there is nothing left to
+    /// keep, and the pair is made anew.
+    pub(super) async fn update_link(&self, name: &LinkName, wanted: &Attachment) -> Result<(), KernelError> {
+        let fail = |reason: &dyn fmt::Display| {
+            KernelError::new(format!("set the MTU of {name} ({}) to {} bytes", wanted.netns.path, wanted.mtu), reason)
+        };
+        let refused = |refusal: Refusal| fail(&refusal);
+        if wanted.mtu < IPV6_MTU_MIN && wanted.addresses.iter().any(IpAddr::is_ipv6) {
+            return Err(fail(&format!(
+                "the container has an IPv6 address and would lose it, for IPv6 needs {IPV6_MTU_MIN} bytes; give the way \
+                 between the nodes a larger MTU"
+            )));
+        }
+        let netns = netns::open(&wanted.netns).map_err(|error| fail(&error))?;
+        let host = link::by_name(&self.socket, name.as_str()).await.map_err(refused)?;
+        let Some(host) = host.filter(|host| host.attachment().is_same_pair(wanted)) else {
+            return Err(fail(&"the pair has gone or is another one by now"));
+        };
+        let inside = Socket::open_inside(&netns).map_err(|error| fail(&error))?;
+        let Some(container) = other_side(&host, &inside).await.map_err(refused)? else {
+            return self.delete_and_create(name, wanted).await;
+        };
+        let uncertain = Attachment { mtu: link::UNCERTAIN_MTU, ..wanted.clone() };
+        let begin = [
+            ("the alias".to_owned(), link::set_alias(host.index, uncertain.to_alias()), 0),
+            ("the host's side".to_owned(), link::set_mtu(host.index, wanted.mtu), 0),
+        ];
+        do_all(&self.socket, begin).await.map_err(|reason| fail(&reason))?;
+        let far = [("the container's side".to_owned(), link::set_mtu(container.index, wanted.mtu), 0)];
+        do_all(&inside, far).await.map_err(|reason| fail(&reason))?;
+        // An MTU set by hand may have cost the host's side its IPv6, and with it the neighbours.
+        Making { host: self, name, wanted }.furnish_host().await.map_err(|reason| fail(&reason))
+    }
+
+    async fn delete_and_create(&self, name: &LinkName, wanted: &Attachment) -> Result<(), KernelError> {
+        self.delete_link(name.as_str()).await?;
+        self.create_link(name, wanted).await
+    }
+
     /// Sets `lo` up in a namespace.
     pub async fn set_loopback_up(netns: &File) -> Result<(), KernelError> {
-        let fail = |reason: &dyn std::fmt::Display| KernelError::new("set lo up in the namespace", reason);
+        let fail = |reason: &dyn fmt::Display| KernelError::new("set lo up in the namespace", reason);
         let inside = Socket::open_inside(netns).map_err(|error| fail(&error))?;
         inside.change(link::set_up("lo"), 0).await.map_err(|refusal| fail(&refusal))
     }
@@ -79,7 +124,7 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    fn fail(&self, reason: impl std::fmt::Display) -> KernelError {
+    fn fail(&self, reason: impl fmt::Display) -> KernelError {
         let addresses: Vec<String> = self.wanted.addresses.iter().map(ToString::to_string).collect();
         KernelError::new(
             format!(
@@ -185,14 +230,20 @@ impl Making<'_> {
             (format!("the neighbour {address}"), resolve, NLM_F_CREATE | NLM_F_REPLACE)
         });
         do_all(socket, neighbours).await?;
-        let mut whole = link::named(name);
-        whole.attributes.push(LinkAttribute::IfAlias(self.wanted.to_alias()));
-        do_all(socket, [("the alias".to_owned(), RouteNetlinkMessage::SetLink(whole), 0)]).await
+        do_all(socket, [("the alias".to_owned(), link::set_alias(index, self.wanted.to_alias()), 0)]).await
     }
 
     fn has_family(&self, family: AddressFamily) -> bool {
         self.wanted.addresses.iter().any(|address| address.is_ipv6() == (family == AddressFamily::Inet6))
     }
+}
+
+/// The container's side of a pair, if it is in this namespace. The number alone would not do: another device may have the same
+/// one in a namespace that the container's side has been moved out of.
+async fn other_side(host: &Link, inside: &Socket) -> Result<Option<Link>, Refusal> {
+    let Some(index) = host.other else { return Ok(None) };
+    let found = link::by_index(inside, index).await?;
+    Ok(found.filter(|link| link.is_veth() && link.other == Some(host.index)))
 }
 
 /// The containers' default gateway of each family.

@@ -79,6 +79,7 @@ pub(super) enum Conntrack {
     Direction = 1,
     Status = 2,
     Mark = 3,
+    Zone = 17,
     Destination4 = 20,
     Destination6 = 22,
 }
@@ -174,6 +175,15 @@ impl Code<'_, '_> {
     pub(super) fn set_conntrack_mark(&mut self) {
         self.expression("ct", |ct| {
             ct.number(2, Conntrack::Mark as u32);
+            ct.number(4, REG_1);
+        });
+    }
+
+    /// The zone in the low 16 bits of register 1, for one direction alone. Only ahead of conntrack.
+    pub(super) fn set_conntrack_zone(&mut self, direction: u8) {
+        self.expression("ct", |ct| {
+            ct.number(2, Conntrack::Zone as u32);
+            ct.bytes(3, &[direction]);
             ct.number(4, REG_1);
         });
     }

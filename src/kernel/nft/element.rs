@@ -22,7 +22,11 @@ const FLAG_INTERVAL_END: u32 = 1;
 /// How many bytes the kernel's form of one element of the set takes at most: attribute headers, keys, value.
 pub(super) fn size_max(set: SetName) -> usize {
     match set.schema() {
-        SetSchema::SlotToTarget(_) | SetSchema::SlotToAddress(_) | SetSchema::MacToMark | SetSchema::Addresses(_) => 64,
+        SetSchema::SlotToTarget(_)
+        | SetSchema::SlotToAddress(_)
+        | SetSchema::MacToMark
+        | SetSchema::MacToZone
+        | SetSchema::Addresses(_) => 64,
         SetSchema::PortToChain | SetSchema::AddressToChain(_) | SetSchema::Prefixes(_) | SetSchema::PrefixPairs(_) => {
             96
         }
@@ -56,6 +60,7 @@ pub(super) fn write(set: SetName, key: SetKey, value: SetValue, list: &mut Attri
             write_pair(list, &slot.0.to_ne_bytes(), &address_bytes(address));
         }
         (SetSchema::MacToMark, SetKey::Mac(mac), SetValue::Mark(mark)) => write_pair(list, &mac.0, &mark.to_ne_bytes()),
+        (SetSchema::MacToZone, SetKey::Mac(mac), SetValue::Zone(zone)) => write_pair(list, &mac.0, &zone.to_ne_bytes()),
         (SetSchema::Addresses(family), SetKey::Address(address), SetValue::Nothing)
             if Family::of(address) == family =>
         {
@@ -156,6 +161,10 @@ fn read_one(schema: SetSchema, element: &RawElement) -> Option<(SetKey, SetValue
         SetSchema::MacToMark => (
             SetKey::Mac(Mac(element.key.as_slice().try_into().ok()?)),
             SetValue::Mark(u32::from_ne_bytes(element.value.as_slice().try_into().ok()?)),
+        ),
+        SetSchema::MacToZone => (
+            SetKey::Mac(Mac(element.key.as_slice().try_into().ok()?)),
+            SetValue::Zone(u16::from_ne_bytes(element.value.as_slice().try_into().ok()?)),
         ),
         SetSchema::Addresses(family) => (SetKey::Address(read_address(family, &element.key)?), SetValue::Nothing),
         // A prefix is not told by one element alone: `read_prefixes`.

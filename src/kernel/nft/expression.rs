@@ -44,6 +44,13 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.udp_destination(port);
             code.plain("notrack");
         }
+        Rule::SeparateIngress => {
+            code.link(Meta::InputName, Compare::Equal, Link::Tunnel);
+            code.sender_is_ethernet();
+            code.payload(Base::Link, 6, 6, REG_1);
+            code.look_up(SetName::Zones, Some(REG_1));
+            code.set_conntrack_zone(DIRECTION_ORIGINAL);
+        }
         Rule::EnterFromTunnel => {
             code.link(Meta::InputName, Compare::Equal, Link::Tunnel);
             code.verdict(VERDICT_GOTO, Some(ChainName::FromTunnel));
@@ -101,26 +108,35 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
         Rule::BalancePort { family, protocol, shard, first, slots } => {
             code.family(family);
             code.protocol(protocol.number());
+            code.plain("counter");
             code.next_slot(first, slots);
             code.look_up(SetName::Targets(family, shard), Some(REG_1));
             code.translate_destination(family, Some(register_behind(family)));
         }
         Rule::BalanceVip { family, shard, first, slots } => {
             code.family(family);
+            code.plain("counter");
             code.next_slot(first, slots);
             code.look_up(SetName::Replicas(family, shard), Some(REG_1));
             code.translate_destination(family, None);
         }
         Rule::RefuseTcp => {
             code.protocol(L4::Tcp.number());
+            code.plain("counter");
             code.reject(Reject::TcpReset);
         }
-        Rule::RefuseOther => code.reject(Reject::PortUnreachable),
+        Rule::RefuseOther => {
+            code.plain("counter");
+            code.reject(Reject::PortUnreachable);
+        }
         Rule::AcceptEstablished => {
             code.conntrack_state(STATE_ESTABLISHED | STATE_RELATED);
             code.accept();
         }
         Rule::AcceptWithin(family) | Rule::KeepWithin(family) => {
+            if matches!(rule, Rule::AcceptWithin(_)) {
+                code.link(Meta::InputName, Compare::Equal, Link::Ours);
+            }
             code.family(family);
             code.address(family, Side::Source, REG_1);
             code.address(family, Side::Destination, register_behind(family));

@@ -21,13 +21,20 @@ mod schema;
 mod socket;
 mod wire;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use nix::errno::Errno;
 
 pub use self::{changes::NftChanges, render::render};
 
-use crate::{kernel::KernelError, model::Ruleset, plan::NftChange};
+use crate::{
+    kernel::KernelError,
+    model::{ChainName, Connections, Ruleset},
+    plan::NftChange,
+};
 
 use self::{
     batch::Ground,
@@ -97,6 +104,15 @@ impl Nft {
                     Some(Ruleset::default())
                 }
             })
+        })
+        .await
+    }
+
+    /// What the chains of services have counted; a chain that is not there has counted nothing.
+    pub async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
+        self.call(|session| {
+            observe::read_connections(&mut session.socket)
+                .map_err(|error| KernelError::new("read the counters of the nftables table inet weft", advise(&error)))
         })
         .await
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nix::errno::Errno;
 
-use crate::model::{Chain, ChainName, Rule, Ruleset, SetName};
+use crate::model::{Chain, ChainName, Connections, Rule, Ruleset, SetName};
 
 use super::{
     TABLE, comment,
@@ -84,6 +84,37 @@ pub(super) fn read_rules(
         chains.entry(name.to_owned()).or_default().push((handle, known.unwrap_or(Rule::Foreign(handle))));
     })?;
     Ok(chains)
+}
+
+/// What the chains of services have counted.
+pub(super) fn read_connections(socket: &mut NetlinkSocket) -> Result<BTreeMap<ChainName, Connections>, RequestError> {
+    let mut chains: BTreeMap<ChainName, Connections> = BTreeMap::new();
+    let request = |rule: &mut wire::Attributes<'_>| rule.text(nfta::RULE_TABLE, TABLE);
+    let read = socket.dump(Kind::GetRule, request, |rule| {
+        let chain = wire::text(rule, nfta::RULE_CHAIN).and_then(|name| name.parse().ok());
+        let known = wire::attribute(rule, nfta::RULE_USERDATA).and_then(comment::read);
+        let (Some(chain), Some(known)) = (chain, known) else { return };
+        let counted = counted(wire::attribute(rule, nfta::RULE_EXPRESSIONS).unwrap_or_default());
+        match known {
+            Rule::BalancePort { .. } | Rule::BalanceVip { .. } => chains.entry(chain).or_default().balanced += counted,
+            Rule::RefuseTcp | Rule::RefuseOther => chains.entry(chain).or_default().refused += counted,
+            _ => {}
+        }
+    });
+    match read {
+        Ok(()) | Err(RequestError::Refused(Errno::ENOENT)) => Ok(chains),
+        Err(error) => Err(error),
+    }
+}
+
+/// The packets that a rule's `counter` expressions have counted.
+fn counted(expressions: &[u8]) -> u64 {
+    wire::attributes(expressions)
+        .filter(|(_, expression)| wire::text(expression, nfta::EXPR_NAME) == Some("counter"))
+        .filter_map(|(_, expression)| {
+            wire::number64(wire::attribute(expression, nfta::EXPR_DATA)?, nfta::COUNTER_PACKETS)
+        })
+        .sum()
 }
 
 /// The elements of one set; an unreadable one makes the inner error. A set that is not there has none.

@@ -52,6 +52,7 @@ fn set_head(set: SetName) -> String {
             format!("map {set} {{\n\t\ttypeof numgen inc mod 65536 : {} daddr\n", header(family))
         }
         SetSchema::MacToMark => map("ether_addr", "mark"),
+        SetSchema::MacToZone => format!("map {set} {{\n\t\ttypeof ether saddr : ct zone\n"),
         SetSchema::Addresses(family) => format!("set {set} {{\n\t\ttype {}\n", address_type(family)),
         SetSchema::Prefixes(family) => format!("set {set} {{\n\t\ttype {}\n\t\tflags interval\n", address_type(family)),
         SetSchema::PrefixPairs(family) => {
@@ -81,6 +82,7 @@ fn value_text(value: &SetValue) -> String {
         SetValue::Nothing => String::new(),
         SetValue::Goto(chain) => format!(" : goto {chain}"),
         SetValue::Mark(mark) => format!(" : {mark:#010x}"),
+        SetValue::Zone(zone) => format!(" : {zone}"),
         SetValue::Address(address) => format!(" : {address}"),
         SetValue::Target(target) => format!(" : {} . {}", target.ip(), target.port()),
     }
@@ -96,6 +98,9 @@ fn statement(rule: Rule) -> String {
         Rule::TunnelFromStranger(port) => format!("fib daddr type local udp dport {port} drop"),
         Rule::TunnelToPeer(family, port) => {
             format!("{} daddr @{} udp dport {port} notrack", header(family), SetName::Peers(family))
+        }
+        Rule::SeparateIngress => {
+            format!("iifname \"{VTEP_LINK}\" ct original zone set ether saddr map @{}", SetName::Zones)
         }
         Rule::EnterFromTunnel => format!("iifname \"{VTEP_LINK}\" goto from_tunnel"),
         Rule::EnterFromContainer => format!("iifname \"{ours}\" goto from_container"),
@@ -118,26 +123,24 @@ fn statement(rule: Rule) -> String {
             )
         }
         Rule::BalancePort { family, protocol, shard, first, slots } => format!(
-            "meta nfproto {} meta l4proto {protocol} dnat {} to numgen inc mod {slots} offset {} map @{}",
+            "meta nfproto {} meta l4proto {protocol} counter dnat {} to numgen inc mod {slots} offset {} map @{}",
             nfproto(family),
             header(family),
             first.0,
             SetName::Targets(family, shard)
         ),
         Rule::BalanceVip { family, shard, first, slots } => format!(
-            "meta nfproto {} dnat {} to numgen inc mod {slots} offset {} map @{}",
+            "meta nfproto {} counter dnat {} to numgen inc mod {slots} offset {} map @{}",
             nfproto(family),
             header(family),
             first.0,
             SetName::Replicas(family, shard)
         ),
-        Rule::RefuseTcp => "meta l4proto tcp reject with tcp reset".to_owned(),
-        Rule::RefuseOther => "reject with icmpx port-unreachable".to_owned(),
+        Rule::RefuseTcp => "meta l4proto tcp counter reject with tcp reset".to_owned(),
+        Rule::RefuseOther => "counter reject with icmpx port-unreachable".to_owned(),
         Rule::AcceptEstablished => "ct state established,related accept".to_owned(),
-        Rule::AcceptWithin(family) | Rule::KeepWithin(family) => {
-            let header = header(family);
-            format!("{header} saddr . {header} daddr @{} accept", SetName::Within(family))
-        }
+        Rule::AcceptWithin(family) => format!("iifname \"{ours}\" {}", within(family)),
+        Rule::KeepWithin(family) => within(family),
         Rule::RefuseCrossing(family) => {
             let (header, set) = (header(family), SetName::Networks(family));
             format!(
@@ -162,6 +165,11 @@ fn statement(rule: Rule) -> String {
         Rule::Masquerade(family) => format!("{} saddr @{} masquerade", header(family), SetName::Networks(family)),
         Rule::Foreign(handle) => format!("# foreign rule with handle {handle}"),
     }
+}
+
+fn within(family: Family) -> String {
+    let header = header(family);
+    format!("{header} saddr . {header} daddr @{} accept", SetName::Within(family))
 }
 
 fn header(family: Family) -> &'static str {

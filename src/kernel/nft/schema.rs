@@ -61,6 +61,8 @@ enum Notes {
     Types,
     /// By expressions: a slot is `numgen inc mod 65536`, for which there is no type's name.
     SlotTo(Family, Tail),
+    /// By expressions: `ether saddr : ct zone`, the latter a number without a type's name.
+    MacToZone,
 }
 
 /// What a slot leads to.
@@ -99,6 +101,13 @@ impl Declaration {
                 Field { kind: TYPE_ETHER, length: 6, order: Order::Network },
                 Field { kind: TYPE_MARK, length: 4, order: Order::Host },
             ),
+            SetSchema::MacToZone => Self {
+                notes: Notes::MacToZone,
+                ..map(
+                    Field { kind: TYPE_ETHER, length: 6, order: Order::Network },
+                    Field { kind: TYPE_INTEGER, length: 2, order: Order::Host },
+                )
+            },
             SetSchema::Addresses(family) => set_of(0, address(family), Vec::new()),
             SetSchema::Prefixes(family) => set_of(FLAG_INTERVAL, address(family), Vec::new()),
             SetSchema::PrefixPairs(family) => {
@@ -165,13 +174,16 @@ impl Declaration {
         if let Some(value) = self.value {
             notes.extend(note(DATA_ORDER, &(value.order as u32).to_ne_bytes()));
         }
-        if let Notes::SlotTo(family, tail) = self.notes {
-            notes.extend(note(KEY_TYPEOF, &numgen_note()));
-            let address = address_note(family);
-            let value = match tail {
-                Tail::Address => address,
-                Tail::AddressAndPort => concat_note(&[address, port_note()]),
-            };
+        let types = match self.notes {
+            Notes::Types => None,
+            Notes::SlotTo(family, Tail::Address) => Some((numgen_note(), address_note(family))),
+            Notes::SlotTo(family, Tail::AddressAndPort) => {
+                Some((numgen_note(), concat_note(&[address_note(family), port_note()])))
+            }
+            Notes::MacToZone => Some((sender_note(), zone_note())),
+        };
+        if let Some((key, value)) = types {
+            notes.extend(note(KEY_TYPEOF, &key));
             notes.extend(note(DATA_TYPEOF, &value));
         }
         notes
@@ -215,6 +227,16 @@ fn address_note(family: Family) -> Vec<u8> {
         Family::V4 => payload_note(12, 12),
         Family::V6 => payload_note(13, 9),
     }
+}
+
+/// `ether saddr`.
+fn sender_note() -> Vec<u8> {
+    payload_note(17, 2)
+}
+
+/// `ct zone`: the key, and no direction.
+fn zone_note() -> Vec<u8> {
+    expression_note(12, &[note(0, &17_u32.to_ne_bytes()), note(1, &u32::MAX.to_ne_bytes())].concat())
 }
 
 /// `th dport`.

@@ -128,6 +128,7 @@ pub(super) mod nfta {
 
     pub(in super::super) const EXPR_NAME: u16 = 1;
     pub(in super::super) const EXPR_DATA: u16 = 2;
+    pub(in super::super) const COUNTER_PACKETS: u16 = 2;
 }
 
 /// The verdict `goto`, `NFT_GOTO` in `linux/netfilter/nf_tables.h`.

@@ -4,7 +4,14 @@
 //! A redb read transaction sees one committed state and never waits for the writer. redb recovers by itself from a crash:
 //! the last commit that reached the disk is what the file holds.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Arc,
+};
 
 use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableTable, TableDefinition};
 
@@ -75,16 +82,15 @@ pub(super) struct Opened {
 
 /// Opens or makes the file at `path`. Blocks: reading a file back after a crash takes as long as reading all of it.
 pub(super) fn open(path: &Path) -> Result<Opened, KvError> {
-    let database = Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| {
+    let file = create(path).map_err(|error| KvError::Storage(error.to_string()))?;
+    let database = Builder::new().set_cache_size(CACHE_BYTES).create_file(file).map_err(|error| {
         KvError::Storage(match error {
             DatabaseError::DatabaseAlreadyOpen => {
                 "another process has it open, most likely another weft agent with the same data directory: \
                  stop that one, or give this one a directory of its own"
                     .to_owned()
             }
-            DatabaseError::Storage(redb::StorageError::Io(error))
-                if error.kind() == std::io::ErrorKind::InvalidData =>
-            {
+            DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                 format!("it is not a weft store, or it is damaged ({error}): restore it from a copy, or move it away")
             }
             DatabaseError::Storage(redb::StorageError::Io(error)) => error.to_string(),
@@ -93,6 +99,18 @@ pub(super) fn open(path: &Path) -> Result<Opened, KvError> {
     })?;
     let (position, leases) = prepare(&database)?;
     Ok(Opened { database, position, leases })
+}
+
+/// Opens the file, or makes an empty one. What is in it is the cluster's own affair: root alone may read it.
+fn create(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    // A new name is on the disk only once its directory is.
+    if let Some(directory) = path.parent()
+        && file.metadata()?.len() == 0
+    {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(file)
 }
 
 /// Makes the tables of a new file; reads where an old one stands.

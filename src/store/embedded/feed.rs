@@ -21,7 +21,8 @@ pub(crate) struct Feed {
 
 impl Feed {
     pub(super) fn new(shared: Weak<Shared>, reached: watch::Receiver<u64>, from: u64) -> Self {
-        Self { shared, reached, next: from }
+        // Revision 1 is the new store: nothing was changed at it.
+        Self { shared, reached, next: from.max(2) }
     }
 
     /// The revision that it comes to next: all changes before it have been given.

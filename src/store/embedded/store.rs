@@ -26,7 +26,7 @@ impl Store for Embedded {
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        let from = after.0 + 1;
+        let from = after.0.saturating_add(1);
         let oldest = self.oldest().await.map_err(|error| self.explain(error))?;
         if from < oldest {
             return Err(StoreError::Compacted(after));

@@ -1,13 +1,11 @@
 //! The embedded store served in the etcd v3 protocol.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::Router;
 use tokio::{net::TcpListener, sync::watch};
 use tonic::{
     Status,
-    codegen::{Service, http},
-    server::NamedService,
     service::Routes,
     transport::{Server, server::TcpIncoming},
 };
@@ -68,19 +66,8 @@ impl EtcdServer {
         Self { router, stop }
     }
 
-    /// Serves another gRPC service on the same port.
-    #[must_use]
-    pub fn add_service<S>(mut self, service: S) -> Self
-    where
-        S: Service<http::Request<axum::body::Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
-        S::Response: axum::response::IntoResponse,
-        S::Future: Send + 'static,
-    {
-        self.router = self.router.route_service(&format!("/{}/{{*method}}", S::NAME), service);
-        self
-    }
-
-    /// Serves other HTTP routes on the same port, over HTTP/1.1 as well as HTTP/2. They must not set a fallback.
+    /// Serves other routes on the same port, over HTTP/1.1 and HTTP/2: plain ones, or a gRPC service as a `route_service` at
+    /// `/PACKAGE.SERVICE/{*method}`. They must not set a fallback.
     #[must_use]
     pub fn merge(mut self, extra: Router) -> Self {
         self.router = self.router.merge(extra);
