@@ -1,24 +1,61 @@
-//! What the agent has to know of its own host besides the rows that it manages.
+//! What the agent has to know of its own host besides the rows that it manages, and the one thing that it does there
+//! besides them.
 
 use std::{net::IpAddr, sync::Arc};
 
+use async_trait::async_trait;
+
 use crate::{
-    kernel::{KernelError, LinuxKernel, LocalPrefix},
+    kernel::{Kernel, KernelError, LinuxKernel, LocalPrefix, netns},
     model::{Cluster, HostFacts, MarkMask, NetnsRef, NodeId},
 };
 
+/// The host that an agent runs on. The simulation has one of its own.
+#[async_trait]
+pub(super) trait Host: Send + Sync {
+    /// Its kernel.
+    fn kernel(&self) -> Arc<dyn Kernel>;
+
+    /// The facts that the desired state depends on, read anew: an MTU or a kernel setting may have changed.
+    async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError>;
+
+    /// Waits until something of ours, or a device that may be the underlay, has changed.
+    async fn changed(&self) -> Result<(), KernelError>;
+
+    /// The address to advertise: the given one, if this host carries it, or that of its default route.
+    async fn advertised(&self, given: Option<IpAddr>) -> Result<IpAddr, KernelError>;
+
+    /// All prefixes that this host reaches by other means than weft.
+    async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError>;
+
+    /// See [`netns::inspect`].
+    fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError>;
+
+    /// See [`netns::is_alive`].
+    fn is_alive(&self, netns: &NetnsRef) -> bool;
+
+    /// Sets `lo` up in a namespace that nobody else looks after.
+    async fn set_loopback_up(&self, netns: &NetnsRef) -> Result<(), KernelError>;
+
+    /// 64 random bits.
+    fn random(&self) -> Result<u64, KernelError>;
+}
+
 /// This host.
-#[derive(Clone)]
-pub(super) struct Host {
+pub(super) struct LinuxHost {
     /// Its kernel.
     pub(super) kernel: Arc<LinuxKernel>,
     /// The bits of the mark that are ours, by configuration.
     pub(super) mark_mask: MarkMask,
 }
 
-impl Host {
-    /// The facts that the desired state depends on, read anew: an MTU or a kernel setting may have changed.
-    pub(super) async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError> {
+#[async_trait]
+impl Host for LinuxHost {
+    fn kernel(&self) -> Arc<dyn Kernel> {
+        Arc::<LinuxKernel>::clone(&self.kernel)
+    }
+
+    async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError> {
         let local = cluster.nodes.get(&me).map(|node| node.underlay);
         let underlay_mtu = match local {
             Some(local) => self.kernel.underlay_mtu(local).await?,
@@ -27,21 +64,34 @@ impl Host {
         Ok(HostFacts { underlay_mtu, mark_mask: self.mark_mask, rp_filter_all: self.kernel.rp_filter_all()? })
     }
 
-    /// The address to advertise: the given one, if this host carries it, or that of its default route.
-    pub(super) async fn advertised(&self, given: Option<IpAddr>) -> Result<IpAddr, KernelError> {
+    async fn changed(&self) -> Result<(), KernelError> {
+        self.kernel.changed().await
+    }
+
+    async fn advertised(&self, given: Option<IpAddr>) -> Result<IpAddr, KernelError> {
         match given {
             Some(address) => self.kernel.underlay_mtu(address).await.map(|_| address),
             None => self.kernel.default_address().await,
         }
     }
 
-    /// All prefixes that this host reaches by other means than weft.
-    pub(super) async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError> {
+    async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError> {
         self.kernel.local_prefixes().await
     }
 
-    /// Sets `lo` up in a namespace that nobody else looks after.
-    pub(super) async fn set_loopback_up(&self, netns: &NetnsRef) -> Result<(), KernelError> {
+    fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError> {
+        netns::inspect(path)
+    }
+
+    fn is_alive(&self, netns: &NetnsRef) -> bool {
+        netns::is_alive(netns)
+    }
+
+    async fn set_loopback_up(&self, netns: &NetnsRef) -> Result<(), KernelError> {
         self.kernel.set_loopback_up(netns).await
+    }
+
+    fn random(&self) -> Result<u64, KernelError> {
+        getrandom::u64().map_err(|error| KernelError::new("draw a random number", error))
     }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use futures::future::BoxFuture;
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -27,7 +28,6 @@ use super::{
     reconciler::{Reconciler, Work},
 };
 use crate::{
-    kernel::Kernel,
     model::{Cluster, Node, NodeId},
     peer::{self, Gatekeeper},
     store::{
@@ -50,7 +50,7 @@ pub(super) struct Member {
     pub(super) addressing: tokio::sync::Mutex<Addressing>,
     pub(super) clusters: watch::Receiver<Option<Arc<Cluster>>>,
     pub(super) health: watch::Receiver<StoreHealth>,
-    pub(super) host: Host,
+    pub(super) host: Arc<dyn Host>,
     embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
@@ -59,7 +59,7 @@ pub(super) struct Member {
 /// The store of an identity, opened. An embedded one comes with its face for the other nodes.
 pub(super) struct OpenStore {
     pub(super) store: Arc<dyn Store>,
-    embedded: Option<Arc<Embedded>>,
+    pub(super) embedded: Option<Arc<Embedded>>,
 }
 
 impl OpenStore {
@@ -85,10 +85,9 @@ impl Member {
     pub(super) async fn start(
         identity: Identity,
         opened: OpenStore,
-        host: Host,
+        host: Arc<dyn Host>,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Arc<Self>> {
-        let OpenStore { store, embedded } = opened;
         let address = SocketAddr::new(identity.underlay, PEER_PORT);
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on {address} for other nodes: is another agent running, or the address gone from this host?")
@@ -99,11 +98,30 @@ impl Member {
             store_url: reachable_url(&identity),
         });
 
+        let (member, tasks) = Self::assemble(identity, opened, host, metrics);
+        {
+            let mut running = member.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            running.spawn(serve_others(gatekeeper, member.embedded.clone(), listener));
+            for task in tasks {
+                running.spawn(task);
+            }
+        }
+        info!(node = %member.identity.name, cluster = %member.identity.cluster, store = %member.identity.store, "member of a cluster");
+        Ok(member)
+    }
+
+    /// A membership and its tasks but for the port for other nodes; it lives once somebody runs them.
+    pub(super) fn assemble(
+        identity: Identity,
+        opened: OpenStore,
+        host: Arc<dyn Host>,
+        metrics: &Arc<Metrics>,
+    ) -> (Arc<Self>, Vec<BoxFuture<'static, ()>>) {
+        let OpenStore { store, embedded } = opened;
         let followed = Arc::new(Followed {
             cluster: watch::Sender::new(None),
             health: watch::Sender::new(StoreHealth::Connecting),
         });
-        let kernel: Arc<dyn Kernel> = host.kernel.clone();
         let reconciler = Arc::new(Reconciler::new());
         let lease = Arc::new(Mutex::new(None));
         let member = Arc::new(Self {
@@ -115,38 +133,34 @@ impl Member {
             embedded,
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
-            host: host.clone(),
+            host: Arc::clone(&host),
             identity: identity.clone(),
         });
         let work = Work {
-            kernel: Arc::clone(&kernel),
-            host: host.clone(),
+            kernel: host.kernel(),
+            host: Arc::clone(&host),
             me: identity.node,
             clusters: followed.cluster.subscribe(),
             metrics: Arc::clone(metrics),
         };
-        {
-            let mut tasks = member.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            tasks.spawn(serve_others(gatekeeper, member.embedded.clone(), listener));
-            tasks.spawn(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics)));
-            tasks.spawn(presence::keep(store, identity, lease));
-            let running = Arc::clone(&reconciler);
-            tasks.spawn(async move { running.run(work).await });
-            let woken = Arc::clone(&reconciler);
-            let heard = Arc::clone(&host.kernel);
-            tasks.spawn(async move {
+        let running = Arc::clone(&reconciler);
+        let woken = Arc::clone(&reconciler);
+        let tasks: Vec<BoxFuture<'static, ()>> = vec![
+            Box::pin(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics))),
+            Box::pin(presence::keep(store, identity, lease)),
+            Box::pin(async move { running.run(work).await }),
+            Box::pin(async move {
                 loop {
-                    if let Err(error) = heard.changed().await {
+                    if let Err(error) = host.changed().await {
                         warn!("{error}; looking every few seconds instead");
                         return;
                     }
                     woken.mark_dirty();
                 }
-            });
-            tasks.spawn(release::release_bereft(Arc::downgrade(&member), reconciler.passes()));
-        }
-        info!(node = %member.identity.name, cluster = %member.identity.cluster, store = %member.identity.store, "member of a cluster");
-        Ok(member)
+            }),
+            Box::pin(release::release_bereft(Arc::downgrade(&member), reconciler.passes())),
+        ];
+        (member, tasks)
     }
 
     /// This node.

@@ -36,7 +36,7 @@ use tracing::{error, info, warn};
 
 use self::{
     config::Config,
-    host::Host,
+    host::{Host, LinuxHost},
     identity::Identity,
     member::{Member, OpenStore},
     metrics::Metrics,
@@ -80,7 +80,7 @@ async fn daemon(options: Options) -> anyhow::Result<()> {
     let _lock = lock(&config.data_dir)?;
     let kernel = Arc::new(LinuxKernel::open().await.context("cannot speak to the kernel's network")?);
     let agent = Arc::new(Agent {
-        host: Host { kernel: Arc::clone(&kernel), mark_mask: config.mark_mask },
+        host: Arc::new(LinuxHost { kernel: Arc::clone(&kernel), mark_mask: config.mark_mask }),
         kernel,
         metrics: Arc::new(Metrics::new()?),
         member: RwLock::default(),
@@ -120,7 +120,7 @@ async fn daemon(options: Options) -> anyhow::Result<()> {
 pub(crate) struct Agent {
     config: Config,
     kernel: Arc<LinuxKernel>,
-    host: Host,
+    host: Arc<dyn Host>,
     metrics: Arc<Metrics>,
     member: RwLock<Option<Arc<Member>>>,
     /// Why there is no membership although there should be one.
@@ -172,7 +172,7 @@ async fn resume_once(agent: &Arc<Agent>) -> anyhow::Result<()> {
     }
     let Some(identity) = Identity::load(&agent.config.data_dir)? else { return Ok(()) };
     let opened = OpenStore::open(&identity.store, &agent.config.data_dir).await?;
-    let member = Member::start(identity, opened, agent.host.clone(), &agent.metrics).await?;
+    let member = Member::start(identity, opened, Arc::clone(&agent.host), &agent.metrics).await?;
     agent.set_membership(Some(member)).await;
     Ok(())
 }

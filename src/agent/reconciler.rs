@@ -16,14 +16,14 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep_until, timeout},
+    time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
 use super::{host::Host, metrics::Metrics};
 use crate::{
     desired::desired,
-    kernel::{Kernel, KernelError, netns},
+    kernel::{Kernel, KernelError},
     model::{Cluster, Endpoint, EndpointId, HostFacts, HostState, LinkName, NodeId},
     plan::{Step, plan},
 };
@@ -85,7 +85,7 @@ pub(super) struct Work {
     /// The kernel.
     pub(super) kernel: Arc<dyn Kernel>,
     /// What has to be known of this host.
-    pub(super) host: Host,
+    pub(super) host: Arc<dyn Host>,
     /// This node.
     pub(super) me: NodeId,
     /// The store's word.
@@ -167,9 +167,10 @@ impl Reconciler {
                 self.passes.send_replace(Some(Arc::new(pass)));
             }
             tokio::select! {
+                biased;
                 () = self.dirty.notified() => {}
                 changed = work.clusters.changed() => if changed.is_err() { return },
-                () = sleep_until((Instant::now() + wait).into()) => {}
+                () = sleep(wait) => {}
             }
         }
     }
@@ -211,7 +212,7 @@ impl Reconciler {
         }
         let bereft: BTreeSet<EndpointId> = view
             .endpoints_on(work.me)
-            .filter(|endpoint| !netns::is_alive(&endpoint.netns))
+            .filter(|endpoint| !work.host.is_alive(&endpoint.netns))
             .map(|endpoint| endpoint.id)
             .collect();
         view.endpoints.retain(|id, _| !bereft.contains(id));

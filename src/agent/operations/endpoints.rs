@@ -5,6 +5,7 @@ use crate::{
     agent::{
         addressing::{Assigned, Situation},
         configuration::{put, read, store_refusal},
+        host::Host,
         reconciler::Pass,
         views,
     },
@@ -12,7 +13,6 @@ use crate::{
         Refusal,
         wire::{AttachReply, AttachRequest, EndpointView, NetnsTarget},
     },
-    kernel::netns,
     model::{Cluster, Endpoint, EndpointId, EndpointState, LinkName, Name, NetnsRef, Network, Service},
     store::{Compare, Outcome, Revision, Transaction, Write, record},
 };
@@ -54,7 +54,7 @@ struct Wish {
 /// pass removes.
 pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Result<AttachReply, Refusal> {
     let cluster = lookup::cluster(member)?;
-    let wish = check(&cluster, &request)?;
+    let wish = check(&*member.host, &cluster, &request)?;
     if let Some(endpoint) = existing(member, &cluster, &wish)? {
         return Ok(AttachReply { created: false, endpoint: views::endpoint(&cluster, endpoint) });
     }
@@ -89,7 +89,7 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
         .with_hint("try again"))
 }
 
-fn check(cluster: &Cluster, request: &AttachRequest) -> Result<Wish, Refusal> {
+fn check(host: &dyn Host, cluster: &Cluster, request: &AttachRequest) -> Result<Wish, Refusal> {
     let network = lookup::network(cluster, &request.network)?.clone();
     let service = request.service.as_deref().map(|name| lookup::service(cluster, name)).transpose()?.cloned();
     if let Some(service) = service.as_ref().filter(|service| service.network != network.id) {
@@ -102,7 +102,7 @@ fn check(cluster: &Cluster, request: &AttachRequest) -> Result<Wish, Refusal> {
     }
     let name = match &request.name {
         Some(name) => lookup::name(name)?,
-        None => made_up_name()?,
+        None => made_up_name(host)?,
     };
     let aliases: Vec<Name> = request.aliases.iter().map(|alias| lookup::name(alias)).collect::<Result<_, _>>()?;
     if aliases.len() > ALIASES_MAX {
@@ -131,7 +131,7 @@ fn check(cluster: &Cluster, request: &AttachRequest) -> Result<Wish, Refusal> {
         NetnsTarget::Path(path) => path.clone(),
         NetnsTarget::Pid(pid) => format!("/proc/{pid}/ns/net"),
     };
-    let netns = netns::inspect(&path).map_err(Refusal::invalid)?;
+    let netns = host.inspect_netns(&path).map_err(Refusal::invalid)?;
     Ok(Wish {
         netns,
         network,
@@ -161,13 +161,9 @@ fn check_ifname(name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn made_up_name() -> Result<Name, Refusal> {
-    let id = random()?;
+fn made_up_name(host: &dyn Host) -> Result<Name, Refusal> {
+    let id = host.random().map_err(Refusal::internal)?;
     lookup::name(&format!("endpoint-{:08x}", id >> 32))
-}
-
-fn random() -> Result<u64, Refusal> {
-    getrandom::u64().map_err(|error| Refusal::internal(format!("no random numbers: {error}")))
 }
 
 /// The endpoint that this very wish has made before; a conflict if its name or device stands for something else.
@@ -224,7 +220,7 @@ async fn start(member: &Member, wish: &Wish) -> Result<(Endpoint, Vec<Assigned>)
     let situation = Situation { me: member.me(), cluster: &cluster, network: &wish.network, taken: &taken };
     let assigned = addressing.assign(&*member.store, &situation, wish.address).await?;
     let endpoint = Endpoint {
-        id: EndpointId(random()?),
+        id: EndpointId(member.host.random().map_err(Refusal::internal)?),
         network: wish.network.id,
         addresses: assigned.iter().map(|assigned| assigned.address).collect(),
         name: wish.name.clone(),

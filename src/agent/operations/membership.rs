@@ -102,7 +102,7 @@ async fn refuse_overlap(agent: &Agent, pools: &[IpNet]) -> Result<(), Refusal> {
 }
 
 /// Writes the cluster's first records, unless the store holds a cluster.
-async fn begin(store: &dyn Store, settings: &ClusterSettings, me: &Node) -> Result<(), Refusal> {
+pub(super) async fn begin(store: &dyn Store, settings: &ClusterSettings, me: &Node) -> Result<(), Refusal> {
     let key = record::CLUSTER_KEY.to_owned();
     let transaction = Transaction {
         compares: vec![Compare::Absent(key.clone()), Compare::Absent(record::key_of_node(me.id))],
@@ -192,7 +192,7 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
 }
 
 /// A new node's record: a free number, and neither a name nor an address that another node has.
-fn newcomer(cluster: &Cluster, name: &Name, underlay: std::net::IpAddr) -> Result<Node, Refusal> {
+pub(super) fn newcomer(cluster: &Cluster, name: &Name, underlay: std::net::IpAddr) -> Result<Node, Refusal> {
     if let Some(other) = cluster.node_named(name) {
         let hint = if mesh::is_alive(cluster, other.id) {
             format!("that node is alive at {}; start this agent with another --node NAME", other.underlay)
@@ -226,7 +226,7 @@ fn join_refusal(error: JoinError) -> Refusal {
 /// outside, with its record in the store for the next try to find by name.
 async fn enter(agent: &Arc<Agent>, identity: Identity, opened: OpenStore) -> Result<Arc<Member>, Refusal> {
     identity.save(&agent.config.data_dir).map_err(internal)?;
-    let started = Member::start(identity, opened, agent.host.clone(), &agent.metrics).await;
+    let started = Member::start(identity, opened, Arc::clone(&agent.host), &agent.metrics).await;
     match started {
         Ok(member) => {
             agent.set_membership(Some(Arc::clone(&member))).await;

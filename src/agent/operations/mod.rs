@@ -8,6 +8,8 @@ mod networks;
 mod nodes;
 pub(super) mod release;
 mod services;
+#[cfg(test)]
+mod simulation;
 mod status;
 
 pub(super) use status::gather;

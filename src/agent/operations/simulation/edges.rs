@@ -1,0 +1,246 @@
+//! The edges of a simulated host: its way to the store, its kernel, and what else there is to know of it. Each call is
+//! a step of its own, and may fail as the dice say.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use tokio::sync::{Notify, watch};
+
+use super::{dice::Dice, executor::step};
+use crate::{
+    agent::host::Host,
+    kernel::{FakeKernel, Kernel, KernelError, LocalPrefix},
+    model::{Cluster, HostFacts, HostState, MarkMask, NetnsRef, NodeId},
+    plan::Step,
+    store::{
+        LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch, memory::MemoryStore,
+    },
+};
+
+/// Whether anything that the laws speak of has changed since somebody looked.
+#[derive(Clone, Default)]
+pub(super) struct Touched(Arc<AtomicBool>);
+
+impl Touched {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub(super) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// One host's way to the store.
+pub(super) struct Wire {
+    store: Arc<MemoryStore>,
+    dice: Dice,
+    touched: Touched,
+    is_cut: watch::Sender<bool>,
+    loss_per_mille: AtomicU64,
+}
+
+impl Wire {
+    pub(super) fn new(store: &Arc<MemoryStore>, dice: &Dice, touched: &Touched) -> Self {
+        Self {
+            store: Arc::clone(store),
+            dice: dice.clone(),
+            touched: touched.clone(),
+            is_cut: watch::Sender::new(false),
+            loss_per_mille: AtomicU64::new(0),
+        }
+    }
+
+    /// The store is away, and the watches end.
+    pub(super) fn cut(&self) {
+        self.is_cut.send_replace(true);
+    }
+
+    /// So many calls in a thousand fail; of the commits among them half have been carried out.
+    pub(super) fn lose(&self, per_mille: u64) {
+        self.loss_per_mille.store(per_mille, Ordering::Release);
+    }
+
+    pub(super) fn heal(&self) {
+        self.is_cut.send_replace(false);
+        self.lose(0);
+    }
+
+    async fn cross(&self) -> Result<(), StoreError> {
+        step().await;
+        if *self.is_cut.borrow() || self.dice.strikes(self.loss_per_mille.load(Ordering::Acquire)) {
+            return Err(StoreError::Unavailable { store: "memory".to_owned(), reason: "the wire is cut".to_owned() });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for Wire {
+    async fn snapshot(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+        self.cross().await?;
+        self.store.snapshot(prefix).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        self.cross().await?;
+        let mut is_cut = self.is_cut.subscribe();
+        let until_cut = async move {
+            let _ = is_cut.wait_for(|is_cut| *is_cut).await;
+        };
+        let changes = self.store.watch(prefix, after).await?;
+        Ok(changes.then(|changes| async { step().await; changes }).take_until(Box::pin(until_cut)).boxed())
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        self.cross().await?;
+        let outcome = self.store.commit(transaction).await;
+        self.touched.set();
+        // The answer comes in a step of its own: between the deed and the answer an agent may die, or the answer be lost.
+        self.cross().await?;
+        outcome
+    }
+
+    async fn grant_lease(&self, ttl_s: u32) -> Result<LeaseId, StoreError> {
+        self.cross().await?;
+        self.store.grant_lease(ttl_s).await
+    }
+
+    async fn renew_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.cross().await?;
+        self.store.renew_lease(lease).await
+    }
+
+    async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.cross().await?;
+        self.store.revoke_lease(lease).await
+    }
+}
+
+/// A kernel whose every call is a step of its own.
+struct SteppedKernel {
+    fake: Arc<FakeKernel>,
+    touched: Touched,
+}
+
+#[async_trait]
+impl Kernel for SteppedKernel {
+    async fn observe(&self) -> Result<HostState, KernelError> {
+        step().await;
+        self.fake.observe_now()
+    }
+
+    async fn apply(&self, wanted: &Step) -> Result<(), KernelError> {
+        step().await;
+        let done = self.fake.apply_now(wanted);
+        self.touched.set();
+        done
+    }
+}
+
+/// A host in memory. It outlives its agents.
+pub(super) struct FakeHost {
+    pub(super) kernel: Arc<FakeKernel>,
+    pub(super) changed: Notify,
+    touched: Touched,
+    dice: Dice,
+    namespaces: Mutex<BTreeMap<String, u64>>,
+    next_inode: AtomicU64,
+}
+
+impl FakeHost {
+    pub(super) fn new(dice: &Dice, touched: &Touched) -> Self {
+        Self {
+            kernel: Arc::default(),
+            changed: Notify::new(),
+            touched: touched.clone(),
+            dice: dice.clone(),
+            namespaces: Mutex::default(),
+            next_inode: AtomicU64::new(1),
+        }
+    }
+
+    /// What every simulated host is like.
+    pub(super) fn facts() -> HostFacts {
+        HostFacts { underlay_mtu: 1500, mark_mask: MarkMask::DEFAULT, rp_filter_all: 0 }
+    }
+
+    /// The inode of the namespace at a path.
+    pub(super) fn inspect(&self, path: &str) -> Option<u64> {
+        self.namespaces().get(path).copied()
+    }
+
+    /// Makes a namespace at a path, in place of what was there.
+    pub(super) fn make_namespace(&self, path: &str) {
+        let inode = self.next_inode.fetch_add(1, Ordering::AcqRel);
+        self.namespaces().insert(path.to_owned(), inode);
+        self.tell_kernel();
+    }
+
+    /// Ends a namespace, and what reaches into it.
+    pub(super) fn end_namespace(&self, path: &str) {
+        self.namespaces().remove(path);
+        self.tell_kernel();
+    }
+
+    fn tell_kernel(&self) {
+        let live = self.namespaces().values().copied().collect();
+        self.kernel.set_live_namespaces(live);
+        self.touched.set();
+        self.changed.notify_one();
+    }
+
+    fn namespaces(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Host for FakeHost {
+    fn kernel(&self) -> Arc<dyn Kernel> {
+        Arc::new(SteppedKernel { fake: Arc::clone(&self.kernel), touched: self.touched.clone() })
+    }
+
+    async fn facts(&self, _: NodeId, _: &Cluster) -> Result<HostFacts, KernelError> {
+        Ok(Self::facts())
+    }
+
+    async fn changed(&self) -> Result<(), KernelError> {
+        self.changed.notified().await;
+        Ok(())
+    }
+
+    async fn advertised(&self, given: Option<IpAddr>) -> Result<IpAddr, KernelError> {
+        given.ok_or_else(|| KernelError::new("choose an address to advertise", "the simulation names each"))
+    }
+
+    async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError> {
+        Ok(vec![])
+    }
+
+    fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError> {
+        let inode = self.namespaces().get(path).copied();
+        let inode = inode.ok_or_else(|| KernelError::new(format!("use {path}"), "there is nothing at this path"))?;
+        Ok(NetnsRef { path: path.to_owned(), inode })
+    }
+
+    fn is_alive(&self, netns: &NetnsRef) -> bool {
+        self.namespaces().get(&netns.path) == Some(&netns.inode)
+    }
+
+    async fn set_loopback_up(&self, _: &NetnsRef) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn random(&self) -> Result<u64, KernelError> {
+        Ok(self.dice.bits())
+    }
+}

@@ -1,0 +1,657 @@
+//! The simulated cluster: hosts, the store that they share, and what happens to them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroU16,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+
+use super::{
+    dice::Dice,
+    edges::{FakeHost, Touched, Wire},
+    executor::{Executor, Owner, step},
+    laws,
+    ledger::{Ledger, Live},
+};
+use crate::{
+    agent::{
+        configuration::{Decision, configure, put},
+        identity::{Identity, StoreUrl},
+        member::{Member, OpenStore},
+        metrics::Metrics,
+        operations::{endpoints, membership, networks, nodes, services},
+    },
+    api::{
+        Refusal,
+        wire::{
+            AttachRequest, Availability, NetnsTarget, NetworkCreateRequest, PortSpec, Protocol, ServiceCreateRequest,
+            ServiceUpdateRequest,
+        },
+    },
+    kernel::Faults,
+    model::{self, Cluster, ClusterId, ClusterSettings, EndpointId, LinkName, NextHop, Route, RouteTable},
+    peer::Token,
+    store::{Revision, Store as _, memory::MemoryStore, record},
+};
+
+/// Namespaces of one host; some attaches share one with different devices.
+const NAMESPACES: usize = 6;
+/// Steps between two changes of fortune, at most.
+const STRIDE_MAX: usize = 12;
+/// Time in which everything must come to rest: the longest retry is 5 s, the longest wait of an operation 15 s, and an
+/// operation may wait for a few of them one after the other.
+const REST_MAX: Duration = Duration::from_secs(180);
+/// The least time that counts as rest: a periodic look (10 s) has found nothing to do.
+const REST_MIN: Duration = Duration::from_secs(12);
+/// Steps without time passing after which nobody will ever rest.
+const STEPS_MAX: usize = 200_000;
+
+pub(super) struct World {
+    pub(super) dice: Dice,
+    pub(super) store: Arc<MemoryStore>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) ledger: Ledger,
+    executor: Executor,
+    touched: Touched,
+    metrics: Arc<Metrics>,
+    joined: Arc<Mutex<Vec<(Owner, Option<Identity>)>>>,
+    /// Nodes whose records are to be removed: their hosts are lost, or their joining failed.
+    lost: Vec<String>,
+    named: usize,
+    /// Part of a second that the store has not been told of, in milliseconds.
+    rest_ms: u64,
+}
+
+/// One host, with or without a running agent.
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) host: Arc<FakeHost>,
+    /// The agent's memory.
+    pub(super) member: Option<Arc<Member>>,
+    wire: Arc<Wire>,
+    /// The agent's disk.
+    identity: Option<Identity>,
+    underlay: IpAddr,
+    is_joining: bool,
+    /// How often its kernel was damaged.
+    damages: Arc<Mutex<u64>>,
+}
+
+impl World {
+    /// A cluster of one, and hosts that may join it.
+    pub(super) fn new(seed: u64) -> Self {
+        let dice = Dice::new(seed);
+        let mut world = Self {
+            store: Arc::default(),
+            nodes: Vec::new(),
+            ledger: Ledger::default(),
+            executor: Executor::default(),
+            touched: Touched::default(),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            joined: Arc::default(),
+            lost: Vec::new(),
+            named: 0,
+            rest_ms: 0,
+            dice,
+        };
+        for _ in 0..3 + world.dice.below(6) {
+            let host = world.blank_host();
+            world.nodes.push(host);
+        }
+        let settings = ClusterSettings {
+            id: ClusterId(7),
+            vxlan_port: 7789,
+            vni: 7789,
+            pools: vec!["10.201.0.0/16".parse().unwrap()],
+        };
+        let first = &world.nodes[0];
+        let me = membership::newcomer(
+            &Cluster::empty(settings.clone()),
+            &first.name.parse().unwrap(),
+            first.underlay,
+        )
+        .unwrap();
+        membership::begin(&*world.store, &settings, &me).now_or_never().unwrap().unwrap();
+        world.nodes[0].identity = Some(identity(&me));
+        world.start(0);
+        world
+    }
+
+    /// Lives through good and bad days, and rests after each.
+    pub(super) async fn live(&mut self) -> Result<(), String> {
+        for day in 1..=3 {
+            self.ledger.log(format!("day {day}"));
+            for _ in 0..60 {
+                self.act().await;
+                for _ in 0..self.dice.below(STRIDE_MAX) {
+                    if !self.executor.step(&self.dice) {
+                        break;
+                    }
+                    self.welcome();
+                    self.check()?;
+                }
+            }
+            self.rest().await?;
+            laws::check_at_rest(self)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.touched.take() { laws::check_always(self) } else { Ok(()) }
+    }
+
+    /// Ends all faults, brings every agent back, and waits until there is nothing left to do.
+    async fn rest(&mut self) -> Result<(), String> {
+        self.ledger.log("rest");
+        for index in 0..self.nodes.len() {
+            self.nodes[index].wire.heal();
+            self.nodes[index].host.kernel.set_faults(Faults::None);
+            self.nodes[index].host.kernel.fail_observations(0);
+            self.start(index);
+        }
+        let mut rested = Duration::ZERO;
+        loop {
+            let mut steps = 0;
+            while self.executor.step(&self.dice) {
+                self.welcome();
+                self.check()?;
+                steps += 1;
+                if steps > STEPS_MAX {
+                    return Err("the agents never come to rest".to_owned());
+                }
+            }
+            let restless = self.restless();
+            match restless {
+                None if rested >= REST_MIN => return Ok(()),
+                Some(why) if rested >= REST_MAX => return Err(format!("no rest after {REST_MAX:?}: {why}")),
+                _ => {}
+            }
+            self.pass_time(500).await;
+            rested += Duration::from_millis(500);
+        }
+    }
+
+    /// What keeps the cluster from rest.
+    fn restless(&self) -> Option<String> {
+        if let Some(operation) = self.executor.operations().next() {
+            return Some(format!("{operation} has not ended"));
+        }
+        let snapshot = self.store.snapshot(record::PREFIX).now_or_never()?.ok()?;
+        for node in &self.nodes {
+            let Some(member) = &node.member else { continue };
+            let alive = record::key_of_alive(member.me());
+            if !snapshot.entries.iter().any(|entry| entry.key == alive) {
+                return Some(format!("{} gives no sign of life", node.name));
+            }
+            let Some(pass) = member.reconciler.last_pass() else {
+                return Some(format!("{} has never looked at its kernel", node.name));
+            };
+            if Revision(pass.revision) < snapshot.revision {
+                return Some(format!("{} is behind the store", node.name));
+            }
+            if let Some(failure) = pass.failures.first() {
+                return Some(format!("{}: {}", node.name, failure.message));
+            }
+            if let Some(bereft) = pass.bereft.first() {
+                return Some(format!("{}: {bereft} has no namespace", node.name));
+            }
+        }
+        None
+    }
+
+    async fn pass_time(&mut self, milliseconds: u64) {
+        tokio::time::advance(Duration::from_millis(milliseconds)).await;
+        self.rest_ms += milliseconds;
+        let seconds = self.rest_ms / 1000;
+        self.rest_ms %= 1000;
+        self.store.advance(u32::try_from(seconds).unwrap());
+    }
+
+    /// Something happens.
+    async fn act(&mut self) {
+        let index = self.dice.below(self.nodes.len());
+        match self.dice.below(100) {
+            0..15 => {
+                let milliseconds = self.dice.pick([10, 100, 500, 1000, 3000, 12_000]).unwrap();
+                self.ledger.log(format!("{milliseconds} ms pass"));
+                self.pass_time(milliseconds).await;
+            }
+            15..40 => self.attach(index),
+            40..51 => self.detach(index),
+            51..56 => self.create_network(index),
+            56..58 => self.remove_network(index),
+            58..63 => self.create_service(index),
+            63..66 => self.update_service(index),
+            66..68 => self.remove_service(index),
+            68..71 => self.set_availability(index),
+            71..78 => self.crash_or_start(index),
+            78..83 => self.disturb_store(index),
+            83..87 => self.disturb_kernel(index),
+            87..90 => self.damage(index),
+            90..92 => self.end_namespace(index),
+            92..94 => self.end_leases(),
+            94..96 => self.store.compact(Revision(self.revision())),
+            96..98 => self.lose_host(index),
+            _ => self.remove_lost(index),
+        }
+    }
+
+    fn revision(&self) -> u64 {
+        self.store.snapshot(record::PREFIX).now_or_never().unwrap().unwrap().revision.0
+    }
+
+    fn fresh_name(&mut self, kind: &str) -> String {
+        self.named += 1;
+        format!("{kind}{}", self.named)
+    }
+
+    fn blank_host(&mut self) -> Node {
+        let name = self.fresh_name("node");
+        Node {
+            underlay: Ipv4Addr::new(192, 0, 2, u8::try_from(self.named % 250 + 1).unwrap()).into(),
+            host: Arc::new(FakeHost::new(&self.dice, &self.touched)),
+            wire: Arc::new(Wire::new(&self.store, &self.dice, &self.touched)),
+            identity: None,
+            member: None,
+            is_joining: false,
+            damages: Arc::default(),
+            name,
+        }
+    }
+
+    // ---- agents ----
+
+    /// Starts the agent of a host, unless it runs; one that belongs to no cluster joins.
+    fn start(&mut self, index: Owner) {
+        let node = &mut self.nodes[index];
+        if node.member.is_some() || node.is_joining {
+            return;
+        }
+        let Some(identity) = node.identity.clone() else { return self.join(index) };
+        self.ledger.log(format!("{} starts", node.name));
+        let opened = OpenStore { store: Arc::<Wire>::clone(&node.wire), embedded: None };
+        let host = Arc::<FakeHost>::clone(&node.host);
+        let (member, tasks) = Member::assemble(identity, opened, host, &self.metrics);
+        node.member = Some(member);
+        for task in tasks {
+            self.executor.spawn(index, None, task);
+        }
+    }
+
+    fn join(&mut self, index: Owner) {
+        let node = &mut self.nodes[index];
+        node.is_joining = true;
+        let (store, name, underlay) = (Arc::clone(&node.wire), node.name.parse().unwrap(), node.underlay);
+        let joined = Arc::clone(&self.joined);
+        self.operate(index, format!("join of {name}"), async move {
+            let written = configure(&*store, |fresh| {
+                let node = membership::newcomer(&fresh.cluster, &name, underlay)?;
+                let write = put(record::key_of_node(node.id), record::encode_node(&node));
+                Ok(Decision::Write(vec![write], node))
+            });
+            let written = written.await;
+            // An agent may die before its identity is on disk.
+            step().await;
+            let found = written.as_ref().ok().map(|(node, _)| identity(node));
+            joined.lock().unwrap_or_else(PoisonError::into_inner).push((index, found));
+            written.map(|_| ())
+        });
+    }
+
+    /// Starts the agents that have just joined; a host whose joining failed tries again under another name.
+    fn welcome(&mut self) {
+        let joined = std::mem::take(&mut *self.joined.lock().unwrap_or_else(PoisonError::into_inner));
+        for (index, identity) in joined {
+            self.nodes[index].is_joining = false;
+            self.nodes[index].identity = identity;
+            if self.nodes[index].identity.is_none() {
+                self.forsake(index);
+            }
+            self.start(index);
+        }
+    }
+
+    /// A new host in place of one that nobody will hear of again.
+    fn forsake(&mut self, index: Owner) {
+        let blank = self.blank_host();
+        let old = std::mem::replace(&mut self.nodes[index], blank);
+        self.lost.push(old.name);
+    }
+
+    fn crash_or_start(&mut self, index: Owner) {
+        if self.nodes[index].member.is_none() {
+            return self.start(index);
+        }
+        self.crash(index);
+    }
+
+    fn crash(&mut self, index: Owner) {
+        let lost = self.executor.kill(index);
+        let node = &mut self.nodes[index];
+        node.member = None;
+        self.ledger.log(format!("{} crashes; lost: {lost:?}", node.name));
+        if std::mem::take(&mut node.is_joining) {
+            self.forsake(index);
+        }
+    }
+
+    /// The host is gone for good, with its kernel and its disk.
+    fn lose_host(&mut self, index: Owner) {
+        if self.nodes[index].identity.is_none() || self.nodes.iter().filter(|node| node.member.is_some()).count() < 2 {
+            return;
+        }
+        self.crash(index);
+        self.ledger.log(format!("{} is gone for good", self.nodes[index].name));
+        let mut told = self.ledger.told();
+        let gone: Vec<Live> = told.live.extract_if(.., |_, live| live.owner == index).map(|(_, live)| live).collect();
+        told.doubtful.extend(gone.into_iter().map(|live| live.name));
+        drop(told);
+        self.forsake(index);
+    }
+
+    fn remove_lost(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let Some(name) = self.dice.pick(self.lost.clone()) else { return };
+        self.operate(index, format!("node rm {name}"), async move { nodes::remove(&member, &name).await });
+    }
+
+    fn member(&self, index: Owner) -> Option<Arc<Member>> {
+        self.nodes[index].member.clone().filter(|member| member.cluster().is_some())
+    }
+
+    /// Lets an agent do something that somebody asked of it.
+    fn operate(
+        &mut self,
+        index: Owner,
+        what: String,
+        work: impl Future<Output = Result<(), Refusal>> + Send + 'static,
+    ) {
+        let what = format!("{what} on {}", self.nodes[index].name);
+        self.ledger.log(format!("{what} begins"));
+        let (ledger, told) = (self.ledger.clone(), what.clone());
+        let work = async move {
+            match work.await {
+                Ok(()) => ledger.log(format!("{told}: done")),
+                Err(refusal) => ledger.log(format!("{told}: {refusal}")),
+            }
+        };
+        self.executor.spawn(index, Some(what), Box::pin(work));
+    }
+
+    // ---- what people ask for ----
+
+    fn attach(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let busy: Vec<String> = self.executor.operations().map(str::to_owned).collect();
+        let again = self.dice.strikes(300).then(|| {
+            let told = self.ledger.told();
+            let idle = told.wished.iter().filter(|(name, (owner, _))| {
+                *owner == index
+                    && !told.live.values().any(|live| live.name == **name)
+                    && !busy.iter().any(|operation| operation.contains(&format!(" {name} ")))
+            });
+            self.dice.pick(idle.map(|(_, (_, request))| request.clone()))
+        });
+        let request = match again.flatten() {
+            Some(request) => request,
+            None => match self.wish(&member) {
+                Some(request) => request,
+                None => return,
+            },
+        };
+        let name = request.name.clone().unwrap();
+        let NetnsTarget::Path(path) = request.netns.clone() else { return };
+        let node = &self.nodes[index];
+        let (host, damages) = (Arc::clone(&node.host), Arc::clone(&node.damages));
+        if host.inspect(&path).is_none() {
+            host.make_namespace(&path);
+        }
+        {
+            let mut told = self.ledger.told();
+            told.wished.insert(name.clone(), (index, request.clone()));
+            told.doubtful.insert(name.clone());
+        }
+        let ledger = self.ledger.clone();
+        let count = move || *damages.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = count();
+        let inode = host.inspect(&path);
+        self.operate(index, format!("attach {name}"), async move {
+            let reply = endpoints::attach(&member, request).await?;
+            let id: EndpointId = reply.endpoint.id.parse().unwrap();
+            let addresses: Vec<IpAddr> = reply.endpoint.addresses.iter().map(|text| text.parse().unwrap()).collect();
+            if host.inspect(&path) != inode {
+                // It was released meanwhile, or will be.
+                return Ok(());
+            }
+            let link = LinkName::of_endpoint(id);
+            let state = host.kernel.state();
+            let is_whole = state.links.contains_key(&link)
+                && addresses.iter().all(|address| {
+                    let route = state.routes.get(&(RouteTable::MAIN, (*address).into()));
+                    route == Some(&Route { next_hop: NextHop::Link(link.clone()) })
+                });
+            let network = member
+                .cluster()
+                .and_then(|cluster| cluster.endpoints.get(&id).map(|endpoint| endpoint.network));
+            let mut told = ledger.told();
+            if reply.created && !is_whole && count() == before {
+                told.broken.push(format!("{name} was answered as attached, and has no link or no route"));
+            }
+            match network {
+                Some(network) => {
+                    told.log.push(format!("{name} is {id} with {addresses:?}"));
+                    told.live.insert(id, Live { name: name.clone(), owner: index, path, network, addresses });
+                    told.doubtful.remove(&name);
+                }
+                None => told.log.push(format!("{name} was answered as attached, and is not in sight")),
+            }
+            Ok(())
+        });
+    }
+
+    fn wish(&mut self, member: &Member) -> Option<AttachRequest> {
+        let cluster = member.cluster()?;
+        let network = self.dice.pick(cluster.networks.values().cloned())?;
+        let of_network = cluster.services.values().filter(|service| service.network == network.id);
+        let service = self.dice.pick(of_network.map(|service| service.name.to_string()));
+        let service = service.filter(|_| self.dice.strikes(600));
+        let ip = self.dice.strikes(150).then(|| {
+            let base = network.subnets[0].prefix.network();
+            let IpAddr::V4(base) = base else { return base };
+            IpAddr::V4((u32::from(base) + u32::try_from(self.dice.below(60)).unwrap()).into())
+        });
+        let name = self.fresh_name("endpoint");
+        let path = format!("/run/netns/{}", self.dice.below(NAMESPACES));
+        Some(AttachRequest {
+            netns: NetnsTarget::Path(path),
+            network: network.name.to_string(),
+            ifname: format!("eth{}", self.named),
+            name: Some(name),
+            aliases: vec![],
+            service,
+            ip: ip.map(|ip| ip.to_string()),
+            weight: NonZeroU16::new(u16::try_from(1 + self.dice.below(3)).unwrap()).unwrap(),
+            loopback_up: self.dice.strikes(500),
+        })
+    }
+
+    fn detach(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let mut told = self.ledger.told();
+        let own = told.live.iter().filter(|(_, live)| live.owner == index);
+        let Some(id) = self.dice.pick(own.map(|(id, _)| *id)) else { return };
+        let Some(live) = told.live.remove(&id) else { return };
+        told.doubtful.insert(live.name.clone());
+        drop(told);
+        let (ledger, host) = (self.ledger.clone(), Arc::clone(&self.nodes[index].host));
+        let name = live.name;
+        self.operate(index, format!("detach {name}"), async move {
+            endpoints::detach(&member, &id.to_string()).await?;
+            let mut told = ledger.told();
+            told.doubtful.remove(&name);
+            if host.kernel.state().links.contains_key(&LinkName::of_endpoint(id)) {
+                told.broken.push(format!("{name} was answered as detached, and still has its link"));
+            }
+            Ok(())
+        });
+    }
+
+    fn create_network(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let name = self.fresh_name("network");
+        // Small ones run out of blocks, then of addresses.
+        let subnets = match self.dice.below(3) {
+            0 => vec![],
+            1 => vec![format!("10.{}.0.0/26", 1 + self.dice.below(3))],
+            _ => vec![format!("10.{}.0.0/24", 1 + self.dice.below(5))],
+        };
+        let mtu = self.dice.strikes(200).then_some(1300);
+        let request = NetworkCreateRequest { name, subnets, internal: self.dice.strikes(200), mtu };
+        self.operate(index, format!("network create {} {:?}", request.name, request.subnets), async move {
+            networks::create(&member, &request).await.map(|_| ())
+        });
+    }
+
+    fn remove_network(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let cluster = member.cluster().unwrap();
+        let Some(name) = self.dice.pick(cluster.networks.values().map(|network| network.name.to_string())) else {
+            return;
+        };
+        self.operate(index, format!("network rm {name}"), async move { networks::remove(&member, &name).await });
+    }
+
+    fn ports(&self) -> Vec<PortSpec> {
+        let port = |number: usize| NonZeroU16::new(u16::try_from(number).unwrap()).unwrap();
+        let protocol = if self.dice.strikes(500) { Protocol::Tcp } else { Protocol::Udp };
+        (0..self.dice.below(3))
+            .map(|_| PortSpec { published: port(8000 + self.dice.below(6)), target: port(80), protocol })
+            .collect()
+    }
+
+    fn create_service(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let cluster = member.cluster().unwrap();
+        let networks = cluster.networks.values().map(|network| network.name.to_string());
+        let Some(network) = self.dice.pick(networks) else { return };
+        let request = ServiceCreateRequest { name: self.fresh_name("service"), network, ports: self.ports() };
+        self.operate(index, format!("service create {} in {}", request.name, request.network), async move {
+            services::create(&member, &request).await.map(|_| ())
+        });
+    }
+
+    fn update_service(&mut self, index: Owner) {
+        let Some((member, name)) = self.some_service(index) else { return };
+        let request = ServiceUpdateRequest { ports: Some(self.ports()), add_ports: vec![], remove_ports: vec![] };
+        self.operate(index, format!("service update {name}"), async move {
+            services::update(&member, &name, &request).await.map(|_| ())
+        });
+    }
+
+    fn remove_service(&mut self, index: Owner) {
+        let Some((member, name)) = self.some_service(index) else { return };
+        self.operate(index, format!("service rm {name}"), async move { services::remove(&member, &name).await });
+    }
+
+    fn some_service(&self, index: Owner) -> Option<(Arc<Member>, String)> {
+        let member = self.member(index)?;
+        let cluster = member.cluster()?;
+        let name = self.dice.pick(cluster.services.values().map(|service| service.name.to_string()))?;
+        Some((member, name))
+    }
+
+    fn set_availability(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let cluster = member.cluster().unwrap();
+        let Some(name) = self.dice.pick(cluster.nodes.values().map(|node| node.name.to_string())) else { return };
+        let wanted = if self.dice.strikes(400) { Availability::Drain } else { Availability::Active };
+        self.operate(index, format!("node update {name} to {wanted:?}"), async move {
+            nodes::set_availability(&member, &name, wanted).await.map(|_| ())
+        });
+    }
+
+    // ---- what goes wrong ----
+
+    fn disturb_store(&mut self, index: Owner) {
+        let all = self.dice.strikes(200);
+        let chosen = self.nodes.iter().enumerate().filter(|(each, _)| all || *each == index);
+        let wires: Vec<Arc<Wire>> = chosen.map(|(_, node)| Arc::clone(&node.wire)).collect();
+        let whose = if all { "all" } else { self.nodes[index].name.as_str() };
+        let what = self.dice.below(5);
+        self.ledger.log(format!("the store of {whose}: {}", ["away", "shaky", "back", "back", "back"][what]));
+        for wire in wires {
+            match what {
+                0 => wire.cut(),
+                1 => wire.lose(60),
+                _ => wire.heal(),
+            }
+        }
+    }
+
+    fn disturb_kernel(&mut self, index: Owner) {
+        let kernel = &self.nodes[index].host.kernel;
+        let what = self.dice.below(4);
+        self.ledger.log(format!("the kernel of {}: fault {what}", self.nodes[index].name));
+        match what {
+            0 => {
+                let dice = self.dice.clone();
+                kernel.set_faults(Faults::When(Box::new(move |_| dice.strikes(100))));
+            }
+            1 => kernel.set_faults(Faults::After(self.dice.below(6))),
+            2 => kernel.fail_observations(1 + self.dice.below(3)),
+            _ => kernel.set_faults(Faults::None),
+        }
+    }
+
+    /// Somebody deletes rows of ours.
+    fn damage(&mut self, index: Owner) {
+        let node = &self.nodes[index];
+        self.ledger.log(format!("somebody damages the kernel of {}", node.name));
+        *node.damages.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let kernel = &node.host.kernel;
+        let state = kernel.state();
+        let steps = crate::plan::plan(&model::HostState { sysctls: state.sysctls.clone(), ..Default::default() }, &state);
+        let all = self.dice.strikes(200);
+        for step in steps.iter().filter(|_| all || self.dice.strikes(150)) {
+            // Some of them cannot be done alone; then there is less damage.
+            let _ = kernel.apply_now(step);
+        }
+        if self.dice.strikes(500) {
+            node.host.changed.notify_one();
+        }
+        self.touched.set();
+    }
+
+    fn end_namespace(&mut self, index: Owner) {
+        let path = format!("/run/netns/{}", self.dice.below(NAMESPACES));
+        self.ledger.log(format!("{path} ends on {}", self.nodes[index].name));
+        let mut told = self.ledger.told();
+        let gone = told.live.extract_if(.., |_, live| live.owner == index && live.path == path);
+        let gone: Vec<String> = gone.map(|(_, live)| live.name).collect();
+        told.doubtful.extend(gone);
+        drop(told);
+        self.nodes[index].host.end_namespace(&path);
+    }
+
+    /// The store forgets all leases: it was away for longer than they last.
+    fn end_leases(&mut self) {
+        self.ledger.log("all leases end");
+        self.store.advance(60);
+    }
+}
+
+fn identity(node: &model::Node) -> Identity {
+    Identity {
+        cluster: ClusterId(7),
+        node: node.id,
+        name: node.name.clone(),
+        underlay: node.underlay,
+        store: StoreUrl::Etcd(vec!["192.0.2.1:7780".to_owned()]),
+        cluster_key: vec![1],
+        token: Token::new(&[1], [2; 20]),
+    }
+}
