@@ -100,7 +100,7 @@ fn similar(found: &Ruleset, wanted: &Ruleset) {
 fn text_and_expressions_agree() {
     for ruleset in [rulesets::everything(), rulesets::bare()] {
         let (by_us, by_nft) = (ruleset.clone(), ruleset);
-        let (sender, listings) = std::sync::mpsc::channel();
+        let (sender, listings) = std::sync::mpsc::sync_channel(16);
         let other = sender.clone();
         isolated(move || async move {
             Nft::open().unwrap().apply(&making(&by_us)).await.unwrap();

@@ -13,7 +13,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
-    sync::mpsc::{Sender, channel},
+    sync::mpsc::{SyncSender, sync_channel},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -42,14 +42,14 @@ const AT_ONCE: Duration = Duration::from_millis(900);
 /// A namespace with a thread in it that does what it is sent. Ends with the value, and nothing of it stays.
 struct Host {
     tid: i32,
-    work: Option<Sender<Box<dyn FnOnce() + Send>>>,
+    work: Option<SyncSender<Box<dyn FnOnce() + Send>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Host {
     fn new() -> Self {
-        let (work, todo) = channel::<Box<dyn FnOnce() + Send>>();
-        let (tell, tid) = channel();
+        let (work, todo) = sync_channel::<Box<dyn FnOnce() + Send>>(1);
+        let (tell, tid) = sync_channel(1);
         let thread = thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace needs root: run the tests as root");
             tell.send(gettid().as_raw()).unwrap();
@@ -64,7 +64,7 @@ impl Host {
 
     /// Runs `work` in the namespace; a panic in it is the caller's.
     fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let (tell, answer) = channel();
+        let (tell, answer) = sync_channel(1);
         let work = move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             // Nobody waits any more only if the test has failed already.

@@ -25,7 +25,7 @@ fn traffic_does_not_notice_that_agents_die_and_come_back() {
     scenario(3, |topology| {
         let _replicas = topology.web(5)?;
         let servers: Vec<_> = topology.hosts().iter().map(|host| host.at(80)).collect();
-        let settled: Vec<KernelView> = topology.hosts().iter().map(|host| host.kernel()).collect::<Result<_>>()?;
+        let settled: Vec<KernelView> = topology.hosts().iter().map(netns_tests::Host::kernel).collect::<Result<_>>()?;
         let load = Load::start(topology.client(), servers.clone(), RATE_PER_S)?;
         let hold = Hold::start(topology.client(), &servers, 5)?;
 
@@ -42,10 +42,10 @@ fn traffic_does_not_notice_that_agents_die_and_come_back() {
         }
 
         let seen = load.so_far();
-        let held = hold.exchanges();
+        let exchanged = hold.exchanges();
         wait_until("traffic after the last restart", SETTLE_BOUND, || {
             ensure!(load.so_far().requests > seen.requests + u64::from(RATE_PER_S), "{:?}", load.so_far());
-            ensure!(hold.exchanges() > held + 15, "only {} lines", hold.exchanges());
+            ensure!(hold.exchanges() > exchanged + 15, "only {} lines", hold.exchanges());
             Ok(())
         })?;
         let (load, hold) = (load.stop()?, hold.stop());

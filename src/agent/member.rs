@@ -199,7 +199,7 @@ impl Member {
 async fn serve_others(gatekeeper: Gatekeeper, embedded: Option<Arc<Embedded>>, listener: TcpListener) {
     let ended = match embedded {
         Some(embedded) => {
-            let server = EtcdServer::new(embedded).add_service(gatekeeper);
+            let server = EtcdServer::new(embedded).merge(peer::router(gatekeeper));
             server.serve(listener, std::future::pending()).await.map_err(anyhow::Error::from)
         }
         None => peer::serve(gatekeeper, listener).await.map_err(anyhow::Error::from),

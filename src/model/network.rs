@@ -60,14 +60,14 @@ impl Subnet {
         let len = self.prefix.prefix_len() + 4;
         match (self.prefix, self.prefix.broadcast()) {
             (IpNet::V4(_), IpAddr::V4(last)) => {
-                Ipv4Net::new(last, len).map(|net| IpNet::V4(net.trunc())).unwrap_or(self.prefix)
+                Ipv4Net::new(last, len).map_or(self.prefix, |net| IpNet::V4(net.trunc()))
             }
             (_, last) => {
                 let last = match last {
                     IpAddr::V6(last) => last,
                     IpAddr::V4(_) => Ipv6Addr::UNSPECIFIED,
                 };
-                Ipv6Net::new(last, len).map(|net| IpNet::V6(net.trunc())).unwrap_or(self.prefix)
+                Ipv6Net::new(last, len).map_or(self.prefix, |net| IpNet::V6(net.trunc()))
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::model::{Family, NodeId};
 /// carried by no device: a permanent neighbour on the tunnel gives it the VTEP's MAC, and that is all it is for.
 ///
 /// IPv4: 169.254.64.0/20 (RFC 3927), clear of the containers' gateway 169.254.1.1 and of the clouds' metadata service
-/// 169.254.169.254. IPv6: fe80::77:6566:0/112.
+/// 169.254.169.254. IPv6: `fe80::77:6566:0/112`.
 pub fn gateway(family: Family, node: NodeId) -> IpAddr {
     let [high, low] = node.get().to_be_bytes();
     match family {

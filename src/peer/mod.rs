@@ -11,7 +11,7 @@ mod server;
 mod token;
 
 pub use client::{Admitted, join};
-pub use server::{Admission, Gatekeeper, serve};
+pub use server::{Admission, Gatekeeper, router, serve};
 pub use token::{Token, TokenError};
 
 /// Why a join did not come about.

@@ -11,7 +11,7 @@ use tonic::{
     Request, Response, Status,
     body::Body,
     codegen::http,
-    server::UnaryService,
+    server::{NamedService, UnaryService},
     transport::{Server, server::TcpIncoming},
 };
 use tonic_prost::ProstCodec;
@@ -79,12 +79,17 @@ impl Gatekeeper {
     }
 }
 
+/// The gatekeeper's routes, for a server that has others too.
+pub fn router(gatekeeper: Gatekeeper) -> axum::Router {
+    axum::Router::new().route_service(&format!("/{}/{{*method}}", Gatekeeper::NAME), gatekeeper)
+}
+
 /// Serves the gatekeeper alone, for ever: on nodes that do not hold the store.
 pub async fn serve(gatekeeper: Gatekeeper, listener: TcpListener) -> Result<(), tonic::transport::Error> {
     Server::builder().add_service(gatekeeper).serve_with_incoming(TcpIncoming::from(listener)).await
 }
 
-impl tonic::server::NamedService for Gatekeeper {
+impl NamedService for Gatekeeper {
     const NAME: &'static str = "weft.v1.Membership";
 }
 

@@ -110,7 +110,7 @@ impl RunningFake {
         let fake = Arc::new(fake);
         let folder = tempfile::tempdir().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let (ready, bound) = std::sync::mpsc::channel();
+        let (ready, bound) = std::sync::mpsc::sync_channel(1);
         let (operations, socket) = (Arc::clone(&fake), folder.path().join("weft.sock"));
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

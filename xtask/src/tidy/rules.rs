@@ -53,7 +53,7 @@ pub(super) const OWNED_CRATES: &[(&str, &[&str], &str)] = &[
     ("tonic*", &["src/store/etcd", "src/peer/"], GRPC),
     ("prost", &["src/store/etcd", "src/peer/"], GRPC),
     // tonic's own server is an axum router.
-    ("axum", &["src/api/", "src/agent/metrics", "src/store/etcd"], ONE_HOME),
+    ("axum", &["src/api/", "src/agent/metrics", "src/store/etcd", "src/peer/"], ONE_HOME),
     ("hyper*", &["src/api/", "src/agent/metrics"], ONE_HOME),
     ("prometheus", &["src/agent/metrics"], ONE_HOME),
     ("clap*", &["src/cli/", "src/main.rs"], ONE_HOME),
