@@ -280,6 +280,23 @@ async fn unlink(member: &Member, id: EndpointId) {
 /// Takes an endpoint of this node off its network: the record first, so that every node stops sending to it, then the
 /// link. Answered when the link is gone and the address is free.
 pub(super) async fn detach(member: &Arc<Member>, text: &str) -> Result<(), Refusal> {
+    let Some((id, revision)) = withdraw_own(member, text).await? else { return Ok(()) };
+    member.cluster_at(revision).await;
+    member.reconciler.forget(id);
+    match member.reconciler.pass_with(revision.0).await.and_then(|pass| failure_of(&pass, id)) {
+        Some(failure) => Err(Refusal::internal(failure)),
+        None => Ok(()),
+    }
+}
+
+/// The same for an endpoint whose namespace is about to end. Removing a pair takes the kernel some 25 ms, for which nobody
+/// who lets the namespace go has to wait.
+pub(super) async fn release(member: &Arc<Member>, text: &str) -> Result<(), Refusal> {
+    withdraw_own(member, text).await.map(|_| ())
+}
+
+/// Deletes the record of an endpoint of this node; nothing if it was gone already.
+async fn withdraw_own(member: &Member, text: &str) -> Result<Option<(EndpointId, Revision)>, Refusal> {
     // Read anew: what was attached a moment ago by another client may not have come round yet.
     let fresh = read(&*member.store).await?;
     let endpoint = lookup::endpoint(&fresh.cluster, text)?;
@@ -288,15 +305,7 @@ pub(super) async fn detach(member: &Arc<Member>, text: &str) -> Result<(), Refus
         return Err(Refusal::conflict(format!("the endpoint {} is on {node}", endpoint.name))
             .with_hint(format!("detach it there, or `weft node rm {node}` if that node is gone for good")));
     }
-    if let Some(revision) = withdraw(member, endpoint).await? {
-        member.cluster_at(revision).await;
-        member.reconciler.forget(endpoint.id);
-        match member.reconciler.pass_with(revision.0).await.and_then(|pass| failure_of(&pass, endpoint.id)) {
-            Some(failure) => return Err(Refusal::internal(failure)),
-            None => return Ok(()),
-        }
-    }
-    Ok(())
+    Ok(withdraw(member, endpoint).await?.map(|revision| (endpoint.id, revision)))
 }
 
 /// Deletes an endpoint's record; nothing if it was gone already. Only the record of this very endpoint: its address

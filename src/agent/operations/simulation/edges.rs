@@ -18,11 +18,9 @@ use super::{dice::Dice, executor::step};
 use crate::{
     agent::host::Host,
     kernel::{FakeKernel, Kernel, KernelError, LocalPrefix},
-    model::{Cluster, HostFacts, HostState, MarkMask, NetnsRef, NodeId},
+    model::{ChainName, Cluster, Connections, HostFacts, HostState, MarkMask, NetnsRef, NodeId},
     plan::Step,
-    store::{
-        LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch, memory::MemoryStore,
-    },
+    store::{LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch, memory::MemoryStore},
 };
 
 /// Whether anything that the laws speak of has changed since somebody looked.
@@ -97,7 +95,13 @@ impl Store for Wire {
             let _ = is_cut.wait_for(|is_cut| *is_cut).await;
         };
         let changes = self.store.watch(prefix, after).await?;
-        Ok(changes.then(|changes| async { step().await; changes }).take_until(Box::pin(until_cut)).boxed())
+        Ok(changes
+            .then(|changes| async {
+                step().await;
+                changes
+            })
+            .take_until(Box::pin(until_cut))
+            .boxed())
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
@@ -143,6 +147,11 @@ impl Kernel for SteppedKernel {
         let done = self.fake.apply_now(wanted);
         self.touched.set();
         done
+    }
+
+    async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
+        step().await;
+        self.fake.connections().await
     }
 }
 

@@ -108,12 +108,8 @@ impl World {
             pools: vec!["10.201.0.0/16".parse().unwrap()],
         };
         let first = &world.nodes[0];
-        let me = membership::newcomer(
-            &Cluster::empty(settings.clone()),
-            &first.name.parse().unwrap(),
-            first.underlay,
-        )
-        .unwrap();
+        let me = membership::newcomer(&Cluster::empty(settings.clone()), &first.name.parse().unwrap(), first.underlay)
+            .unwrap();
         membership::begin(&*world.store, &settings, &me).now_or_never().unwrap().unwrap();
         world.nodes[0].identity = Some(identity(&me));
         world.start(0);
@@ -434,9 +430,8 @@ impl World {
                     let route = state.routes.get(&(RouteTable::MAIN, (*address).into()));
                     route == Some(&Route { next_hop: NextHop::Link(link.clone()) })
                 });
-            let network = member
-                .cluster()
-                .and_then(|cluster| cluster.endpoints.get(&id).map(|endpoint| endpoint.network));
+            let network =
+                member.cluster().and_then(|cluster| cluster.endpoints.get(&id).map(|endpoint| endpoint.network));
             let mut told = ledger.told();
             if reply.created && !is_whole && count() == before {
                 told.broken.push(format!("{name} was answered as attached, and has no link or no route"));
@@ -614,7 +609,8 @@ impl World {
         *node.damages.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         let kernel = &node.host.kernel;
         let state = kernel.state();
-        let steps = crate::plan::plan(&model::HostState { sysctls: state.sysctls.clone(), ..Default::default() }, &state);
+        let steps =
+            crate::plan::plan(&model::HostState { sysctls: state.sysctls.clone(), ..Default::default() }, &state);
         let all = self.dice.strikes(200);
         for step in steps.iter().filter(|_| all || self.dice.strikes(150)) {
             // Some of them cannot be done alone; then there is less damage.
