@@ -3,7 +3,7 @@ use ipnet::IpNet;
 use super::{Member, lookup, nodes::delete_all};
 use crate::{
     agent::{
-        configuration::{Decision, configure, put, store_refusal},
+        configuration::{Decision, Fresh, configure, put, store_refusal},
         views,
     },
     api::{
@@ -59,7 +59,7 @@ pub(super) async fn create(member: &Member, request: &NetworkCreateRequest) -> R
         for subnet in &subnets {
             refuse_overlap(cluster, &routed, subnet.prefix)?;
         }
-        let id = free_id(cluster)?;
+        let id = free_id(fresh)?;
         let network = Network { id, name: name.clone(), subnets, internal: request.internal, mtu: request.mtu };
         Ok(Decision::Write(vec![put(record::key_of_network(id), record::encode_network(&network))], (id, true)))
     })
@@ -130,8 +130,10 @@ fn no_room(cluster: &Cluster) -> Refusal {
         .with_hint("name a prefix with --subnet")
 }
 
-fn free_id(cluster: &Cluster) -> Result<NetworkId, Refusal> {
-    let mut free = (1..=u16::MAX).filter_map(NetworkId::new).filter(|id| !cluster.networks.contains_key(id));
+/// A number that no record has, be it readable or not.
+fn free_id(fresh: &Fresh) -> Result<NetworkId, Refusal> {
+    let is_free = |id: &NetworkId| fresh.records.version_of(&record::key_of_network(*id)).is_none();
+    let mut free = (1..=u16::MAX).filter_map(NetworkId::new).filter(is_free);
     free.next().ok_or_else(|| Refusal::conflict("the cluster has as many networks as it can number"))
 }
 
@@ -143,6 +145,14 @@ pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
         let services = cluster.services.values().filter(|service| service.network == network.id);
         let endpoints = lookup::listed(endpoints.map(|endpoint| &endpoint.name));
         let services = lookup::listed(services.map(|service| &service.name));
+        let users = record::prefix_of_endpoints(network.id);
+        if let Some(unreadable) = cluster.unreadable.iter().find(|record| record.key.starts_with(&users)) {
+            return Err(Refusal::conflict(format!(
+                "the network {} is in use by the unreadable record {}",
+                network.name, unreadable.key
+            ))
+            .with_hint("see `weft status`; mend or delete that record first"));
+        }
         let in_use = |what: &str, names: &str| {
             Err(Refusal::conflict(format!("the network {} is in use by {what} {names}", network.name)))
         };
