@@ -1,6 +1,6 @@
 use ipnet::IpNet;
 
-use super::{Member, lookup, nodes::delete_all};
+use super::{Member, lookup, nodes::delete_while};
 use crate::{
     agent::{
         configuration::{Decision, configure, put, store_refusal},
@@ -13,7 +13,7 @@ use crate::{
     ipam,
     kernel::LocalPrefix,
     model::{Cluster, Family, Name, Network, NetworkId, Subnet},
-    store::{Write, record},
+    store::{Compare, Write, record},
 };
 
 /// The least MTU a network can have: IPv4's least reassembly size and Linux's own bound for a device that carries IPv4
@@ -131,12 +131,19 @@ fn no_room(cluster: &Cluster) -> Refusal {
 }
 
 fn free_id(cluster: &Cluster) -> Result<NetworkId, Refusal> {
-    let mut free = (1..=u16::MAX).filter_map(NetworkId::new).filter(|id| !cluster.networks.contains_key(id));
+    // A number whose blocks are not swept yet is not free: they would be taken for the new network's, and its for them.
+    let has_leftovers = |id: NetworkId| {
+        let prefixes = [record::prefix_of_blocks(id), record::prefix_of_endpoints(id)];
+        cluster.unreadable.iter().any(|left| prefixes.iter().any(|prefix| left.key.starts_with(prefix)))
+    };
+    let mut free = (1..=u16::MAX)
+        .filter_map(NetworkId::new)
+        .filter(|id| !cluster.networks.contains_key(id) && !has_leftovers(*id));
     free.next().ok_or_else(|| Refusal::conflict("the cluster has as many networks as it can number"))
 }
 
 pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
-    let (id, _) = configure(&*member.store, |fresh| {
+    let (network, _) = configure(&*member.store, |fresh| {
         let cluster = &fresh.cluster;
         let network = lookup::network(cluster, text)?;
         let endpoints = cluster.endpoints.values().filter(|endpoint| endpoint.network == network.id);
@@ -148,18 +155,44 @@ pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
         };
         match (endpoints.as_str(), services.as_str()) {
             ("", "") => {
-                Ok(Decision::Write(vec![Write::Delete { key: record::key_of_network(network.id) }], network.id))
+                Ok(Decision::Write(vec![Write::Delete { key: record::key_of_network(network.id) }], network.clone()))
             }
             ("", services) => in_use("service", services),
             (endpoints, _) => in_use("endpoint", endpoints),
         }
     })
     .await?;
-    // Nobody claims from a network that is gone (a claim asserts its key), so what is left of it can be swept.
-    for prefix in [record::prefix_of_blocks(id), record::prefix_of_endpoints(id)] {
-        let left = member.store.snapshot(&prefix).await.map_err(store_refusal)?;
-        let keys: Vec<String> = left.entries.into_iter().map(|entry| entry.key).collect();
-        delete_all(&*member.store, &keys).await?;
+    // Nobody claims from a network that is gone (a claim asserts its key), so its blocks can be swept; and nobody
+    // publishes from a block that is gone, so that whoever slipped in before is seen after that.
+    let keys = left_under(member, &record::prefix_of_blocks(network.id)).await?;
+    delete_while(&*member.store, &Compare::Absent(record::key_of_network(network.id)), &keys).await?;
+    if left_under(member, &record::prefix_of_endpoints(network.id)).await?.is_empty() {
+        return Ok(());
     }
+    put_back(member, &network).await?;
+    Err(Refusal::conflict(format!("the network {} is in use by an endpoint that has just come", network.name)))
+}
+
+async fn left_under(member: &Member, prefix: &str) -> Result<Vec<String>, Refusal> {
+    let left = member.store.snapshot(prefix).await.map_err(store_refusal)?;
+    Ok(left.entries.into_iter().map(|entry| entry.key).collect())
+}
+
+/// Undoes a removal that an attach has crossed. Its number cannot have been given away, for it has leftovers.
+async fn put_back(member: &Member, network: &Network) -> Result<(), Refusal> {
+    configure(&*member.store, |fresh| {
+        let cluster = &fresh.cluster;
+        if cluster.networks.contains_key(&network.id) {
+            return Ok(Decision::Already(()));
+        }
+        if cluster.network_named(&network.name).is_some() {
+            return Err(Refusal::conflict(format!("another network {} was created meanwhile", network.name)));
+        }
+        for subnet in &network.subnets {
+            refuse_overlap(cluster, &[], subnet.prefix)?;
+        }
+        Ok(Decision::Write(vec![put(record::key_of_network(network.id), record::encode_network(network))], ()))
+    })
+    .await?;
     Ok(())
 }

@@ -18,7 +18,7 @@ use super::{dice::Dice, executor::step};
 use crate::{
     agent::host::Host,
     kernel::{FakeKernel, Kernel, KernelError, LocalPrefix},
-    model::{Cluster, HostFacts, HostState, MarkMask, NetnsRef, NodeId},
+    model::{ChainName, Cluster, Connections, HostFacts, HostState, MarkMask, NetnsRef, NodeId},
     plan::Step,
     store::{
         LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch, memory::MemoryStore,
@@ -143,6 +143,11 @@ impl Kernel for SteppedKernel {
         let done = self.fake.apply_now(wanted);
         self.touched.set();
         done
+    }
+
+    async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
+        step().await;
+        self.fake.connections().await
     }
 }
 
