@@ -323,8 +323,10 @@ pub(super) async fn detach(member: &Arc<Member>, text: &str) -> Result<(), Refus
         member.cluster_at(revision).await;
         member.reconciler.forget(endpoint.id);
         let Some(pass) = member.reconciler.pass_with(revision.0).await else {
-            return Err(Refusal::unavailable("the record is deleted, but the kernel was not brought up to date in time")
-                .with_hint("the agent goes on trying; see `weft status`"));
+            return Err(Refusal::unavailable(
+                "the record is deleted, but the kernel was not brought up to date in time",
+            )
+            .with_hint("the agent goes on trying; see `weft status`"));
         };
         match failure_of(&pass, endpoint.id) {
             Some(failure) => return Err(Refusal::internal(failure)),

@@ -1,6 +1,9 @@
 use ipnet::IpNet;
 
-use super::{Member, lookup, nodes::delete_while};
+use super::{
+    Member, lookup,
+    nodes::{DELETIONS_MAX, delete_while},
+};
 use crate::{
     agent::{
         configuration::{Decision, configure, put, store_refusal},
@@ -155,15 +158,19 @@ pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
         };
         match (endpoints.as_str(), services.as_str()) {
             ("", "") => {
-                Ok(Decision::Write(vec![Write::Delete { key: record::key_of_network(network.id) }], network.clone()))
+                // With its blocks, as many as a transaction takes: an agent that dies now leaves little behind.
+                let blocks = fresh.records.blocks_of(network.id).take(DELETIONS_MAX);
+                let blocks = blocks.map(|(block, _)| record::key_of_block(network.id, block.prefix));
+                let keys = blocks.chain([record::key_of_network(network.id)]);
+                Ok(Decision::Write(keys.map(|key| Write::Delete { key }).collect(), network.clone()))
             }
             ("", services) => in_use("service", services),
             (endpoints, _) => in_use("endpoint", endpoints),
         }
     })
     .await?;
-    // Nobody claims from a network that is gone (a claim asserts its key), so its blocks can be swept; and nobody
-    // publishes from a block that is gone, so that whoever slipped in before is seen after that.
+    // Nobody claims from a network that is gone (a claim asserts its key), so the rest of its blocks can be swept;
+    // and nobody publishes from a block that is gone, so that whoever slipped in before is seen after that.
     let keys = left_under(member, &record::prefix_of_blocks(network.id)).await?;
     delete_while(&*member.store, &Compare::Absent(record::key_of_network(network.id)), &keys).await?;
     if left_under(member, &record::prefix_of_endpoints(network.id)).await?.is_empty() {

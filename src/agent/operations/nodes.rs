@@ -20,7 +20,7 @@ const LABEL_LEN_MAX: usize = 128;
 /// Labels of one node.
 const LABELS_MAX: usize = 64;
 /// Deletions in one transaction; etcd's own bound is 128 operations.
-const DELETIONS_MAX: usize = 100;
+pub(super) const DELETIONS_MAX: usize = 100;
 
 pub(super) fn list(member: &Member) -> Result<Vec<NodeView>, Refusal> {
     let cluster = lookup::cluster(member)?;

@@ -20,9 +20,7 @@ use crate::{
     kernel::{FakeKernel, Kernel, KernelError, LocalPrefix},
     model::{ChainName, Cluster, Connections, HostFacts, HostState, MarkMask, NetnsRef, NodeId},
     plan::Step,
-    store::{
-        LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch, memory::MemoryStore,
-    },
+    store::{LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch, memory::MemoryStore},
 };
 
 /// Whether anything that the laws speak of has changed since somebody looked.
@@ -97,7 +95,13 @@ impl Store for Wire {
             let _ = is_cut.wait_for(|is_cut| *is_cut).await;
         };
         let changes = self.store.watch(prefix, after).await?;
-        Ok(changes.then(|changes| async { step().await; changes }).take_until(Box::pin(until_cut)).boxed())
+        Ok(changes
+            .then(|changes| async {
+                step().await;
+                changes
+            })
+            .take_until(Box::pin(until_cut))
+            .boxed())
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {

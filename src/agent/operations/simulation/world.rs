@@ -25,7 +25,7 @@ use crate::{
         operations::{endpoints, membership, networks, nodes, services},
     },
     api::{
-        Refusal,
+        Refusal, RefusalKind,
         wire::{
             AttachRequest, Availability, NetnsTarget, NetworkCreateRequest, PortSpec, Protocol, ServiceCreateRequest,
             ServiceUpdateRequest,
@@ -108,12 +108,8 @@ impl World {
             pools: vec!["10.201.0.0/16".parse().unwrap()],
         };
         let first = &world.nodes[0];
-        let me = membership::newcomer(
-            &Cluster::empty(settings.clone()),
-            &first.name.parse().unwrap(),
-            first.underlay,
-        )
-        .unwrap();
+        let me = membership::newcomer(&Cluster::empty(settings.clone()), &first.name.parse().unwrap(), first.underlay)
+            .unwrap();
         membership::begin(&*world.store, &settings, &me).now_or_never().unwrap().unwrap();
         world.nodes[0].identity = Some(identity(&me));
         world.start(0);
@@ -382,6 +378,24 @@ impl World {
         self.executor.spawn(index, Some(what), Box::pin(work));
     }
 
+    /// Lets an agent remove something; without a plain answer nobody knows how far it came.
+    fn remove(&mut self, index: Owner, what: String, work: impl Future<Output = Result<(), Refusal>> + Send + 'static) {
+        let told = self.fresh_name("removal");
+        self.ledger.told().unsure.insert(told.clone());
+        let ledger = self.ledger.clone();
+        self.operate(index, what, async move {
+            let done = work.await;
+            let is_plain = match done.as_ref().map_err(|refusal| refusal.kind) {
+                Ok(()) | Err(RefusalKind::Conflict | RefusalKind::NotFound) => true,
+                Err(RefusalKind::Unavailable | RefusalKind::Internal | RefusalKind::Invalid) => false,
+            };
+            if is_plain {
+                ledger.told().unsure.remove(&told);
+            }
+            done
+        });
+    }
+
     // ---- what people ask for ----
 
     fn attach(&mut self, index: Owner) {
@@ -434,9 +448,8 @@ impl World {
                     let route = state.routes.get(&(RouteTable::MAIN, (*address).into()));
                     route == Some(&Route { next_hop: NextHop::Link(link.clone()) })
                 });
-            let network = member
-                .cluster()
-                .and_then(|cluster| cluster.endpoints.get(&id).map(|endpoint| endpoint.network));
+            let network =
+                member.cluster().and_then(|cluster| cluster.endpoints.get(&id).map(|endpoint| endpoint.network));
             let mut told = ledger.told();
             if reply.created && !is_whole && count() == before {
                 told.broken.push(format!("{name} was answered as attached, and has no link or no route"));
@@ -522,7 +535,7 @@ impl World {
         let Some(name) = self.dice.pick(cluster.networks.values().map(|network| network.name.to_string())) else {
             return;
         };
-        self.operate(index, format!("network rm {name}"), async move { networks::remove(&member, &name).await });
+        self.remove(index, format!("network rm {name}"), async move { networks::remove(&member, &name).await });
     }
 
     fn ports(&self) -> Vec<PortSpec> {
@@ -554,7 +567,7 @@ impl World {
 
     fn remove_service(&mut self, index: Owner) {
         let Some((member, name)) = self.some_service(index) else { return };
-        self.operate(index, format!("service rm {name}"), async move { services::remove(&member, &name).await });
+        self.remove(index, format!("service rm {name}"), async move { services::remove(&member, &name).await });
     }
 
     fn some_service(&self, index: Owner) -> Option<(Arc<Member>, String)> {
@@ -614,7 +627,8 @@ impl World {
         *node.damages.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         let kernel = &node.host.kernel;
         let state = kernel.state();
-        let steps = crate::plan::plan(&model::HostState { sysctls: state.sysctls.clone(), ..Default::default() }, &state);
+        let steps =
+            crate::plan::plan(&model::HostState { sysctls: state.sysctls.clone(), ..Default::default() }, &state);
         let all = self.dice.strikes(200);
         for step in steps.iter().filter(|_| all || self.dice.strikes(150)) {
             // Some of them cannot be done alone; then there is less damage.
