@@ -184,34 +184,3 @@ proptest! {
         prop_assert!(key == "cluster" || read.is_ok());
     }
 }
-
-/// How long this thread has been on a processor, in ms (proc(5), `schedstat`): the wall's clock also counts other people's work.
-fn cpu_ms() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e6
-}
-
-/// Prints what a change costs in a large cluster: `cargo test --release --test record_properties -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, not a check"]
-fn what_a_large_cluster_costs() {
-    let written = cluster(10_000, 10, 1);
-    let records = records(&written).into_iter().map(|(key, value)| (key, (value, Revision(1)))).collect();
-    let snapshot = snapshot(&records, Revision(1));
-    let start = cpu_ms();
-    let mut state = record::State::from_snapshot(&snapshot);
-    println!("{} records decoded in {:.1} ms", snapshot.entries.len(), cpu_ms() - start);
-    let endpoint = written.endpoints.values().next().unwrap();
-    let value = record::encode_endpoint(&Endpoint { state: EndpointState::Draining, ..endpoint.clone() });
-    let puts = record::keys_of_endpoint(endpoint).into_iter();
-    let events: Vec<_> =
-        puts.map(|key| Event::Put(Entry { key, value: value.clone(), version: Revision(2) })).collect();
-    for _ in 0..3 {
-        let start = cpu_ms();
-        state.apply(&Changes { revision: Revision(2), events: events.clone() });
-        let applied = cpu_ms();
-        let read = state.cluster().unwrap();
-        println!("a change applied in {:.3} ms, the cluster built in {:.1} ms", applied - start, cpu_ms() - applied);
-        assert_eq!((read.endpoints.len(), read.unreadable.len()), (100_000, 0));
-    }
-}

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
+    env,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Stdio,
@@ -22,8 +23,9 @@ use weft::store::{
 /// Longer than any of the waits below takes on a busy machine.
 const BOUND: Duration = Duration::from_mins(1);
 
-/// The directory that a child of a test works in.
-const DIRECTORY: &str = "WEFT_TEST_DIRECTORY";
+/// Set for a test's own child process, to the directory that it works in: some tests run themselves once more as a process
+/// that may be killed or starved.
+const CHILD_DIRECTORY: &str = "WEFT_TEST_CHILD_DIRECTORY";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_survives_a_restart() {
@@ -82,17 +84,21 @@ async fn a_new_store_is_private_and_watched_from_its_beginning() {
 async fn a_lease_begins_anew_at_a_restart_and_then_ends() {
     let directory = TempDir::new().unwrap();
     let store = open(&directory).await;
-    let lease = store.grant_lease(3).await.unwrap();
-    let granted = Instant::now();
-    let put = put(&store, "leased", b"", Some(lease)).await;
-    // Two of its three seconds pass before the restart.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let lease = store.grant_lease(4).await.unwrap();
+    put(&store, "leased", b"", Some(lease)).await;
+    // A lease of two seconds, granted later, tells when two of the four have passed.
+    let clock = store.grant_lease(2).await.unwrap();
+    let mut watch = store.watch("", put(&store, "clock", b"", Some(clock)).await).await.unwrap();
+    let changes = soon(watch.next()).await.unwrap().unwrap();
+    assert_eq!(changes.events, [Event::Delete { key: "clock".to_owned() }]);
     store.close().await;
+    let restarted = Instant::now();
     let store = open(&directory).await;
-    let mut watch = store.watch("", put).await.unwrap();
+    let mut watch = store.watch("", changes.revision).await.unwrap();
     let changes = soon(watch.next()).await.unwrap().unwrap();
     assert_eq!(changes.events, [Event::Delete { key: "leased".to_owned() }]);
-    assert!(granted.elapsed() >= Duration::from_secs(5), "it ended after {:?}", granted.elapsed());
+    // All of its four seconds again, and not the two or less that were left.
+    assert!(restarted.elapsed() >= Duration::from_secs(4), "it ended after {:?}", restarted.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,10 +118,13 @@ async fn a_copy_of_the_open_file_holds_all_that_was_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_a_kill() {
+    if let Some(directory) = env::var_os(CHILD_DIRECTORY) {
+        write_until_killed(Path::new(&directory)).await;
+    }
     let directory = TempDir::new().unwrap();
     let mut acknowledged = 0;
     for _ in 0..3 {
-        let mut child = child("child_writes_until_killed", directory.path(), "");
+        let mut child = child("what_was_acknowledged_survives_a_kill", directory.path(), "");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let enough = acknowledged + 200;
         while acknowledged < enough {
@@ -136,12 +145,12 @@ async fn what_was_acknowledged_survives_a_kill() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it is the child of what_was_acknowledged_survives_a_kill"]
-async fn child_writes_until_killed() {
-    let store = Embedded::open(Path::new(&std::env::var(DIRECTORY).unwrap())).await.unwrap();
-    let start = store.snapshot("").await.unwrap().entries.len();
-    for number in start + 1.. {
+/// What the child of [`what_was_acknowledged_survives_a_kill`] does: it says what was acknowledged.
+async fn write_until_killed(directory: &Path) -> ! {
+    let store = Embedded::open(directory).await.unwrap();
+    let mut number = store.snapshot("").await.unwrap().entries.len();
+    loop {
+        number += 1;
         put(&store, &format!("{number:08}"), b"some value", None).await;
         println!("{number}");
     }
@@ -149,10 +158,13 @@ async fn child_writes_until_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_survived() {
+    if let Some(directory) = env::var_os(CHILD_DIRECTORY) {
+        return write_until_the_disk_is_full(Path::new(&directory)).await;
+    }
     let directory = TempDir::new().unwrap();
     // A file that may not grow is a disk that is full; the limit can be lifted from outside.
     let limit = "trap '' XFSZ; ulimit -S -f 4096; ";
-    let mut child = child("child_writes_until_the_disk_is_full", directory.path(), limit);
+    let mut child = child("a_full_disk_is_survived", directory.path(), limit);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut until = async |word: &str| loop {
         let line = soon(lines.next_line()).await.unwrap().unwrap_or_else(|| panic!("the child ended before {word}"));
@@ -171,10 +183,9 @@ async fn a_full_disk_is_survived() {
     assert!(soon(child.wait()).await.unwrap().success());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it is the child of a_full_disk_is_survived"]
-async fn child_writes_until_the_disk_is_full() {
-    let store = Embedded::open(Path::new(&std::env::var(DIRECTORY).unwrap())).await.unwrap();
+/// What the child of [`a_full_disk_is_survived`] does: it says when the disk is full, waits for a line, and goes on.
+async fn write_until_the_disk_is_full(directory: &Path) {
+    let store = Embedded::open(directory).await.unwrap();
     let transaction = |number: u32| {
         let put = Write::Put { key: number.to_string(), value: vec![7; 256 * 1024], lease: None };
         Transaction { compares: vec![], writes: vec![put] }
@@ -312,14 +323,15 @@ async fn commit(store: &Embedded, writes: Vec<Write>) -> Revision {
     }
 }
 
-/// This test program again, as a process that may be killed, running one of its ignored tests after `shell`.
+/// This test program again, as a process that may be killed, running one test, which sees
+/// that it is the child, after `shell`.
 fn child(test: &str, directory: &Path, shell: &str) -> Child {
-    let program = std::env::current_exe().unwrap();
+    let program = env::current_exe().unwrap();
     Command::new("sh")
         .arg("-c")
-        .arg(format!("{shell} exec \"$0\" --ignored --exact {test} --nocapture"))
+        .arg(format!("{shell} exec \"$0\" --exact {test} --nocapture"))
         .arg(program)
-        .env(DIRECTORY, directory)
+        .env(CHILD_DIRECTORY, directory)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

@@ -1,11 +1,15 @@
 //! The real `etcdctl` (Debian's etcd-client 3.4) against the embedded store's server: people look into the store with it, and
 //! it is a second opinion on the protocol. What it prints here is what it prints for a real etcd 3.4: the same list runs against
-//! one by hand.
+//! one.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "store_conformance/real_etcd.rs"]
+mod real_etcd;
+
 use std::{process::Stdio, sync::Arc, time::Duration};
 
+use real_etcd::RealEtcd;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -122,13 +126,11 @@ async fn etcdctl_is_answered_as_by_etcd() {
     watch.kill().await.unwrap();
 }
 
-/// By hand, against a real etcd with an empty store: `WEFT_TEST_ETCD=127.0.0.1:2379 cargo test --test store_etcdctl -- --ignored`.
 #[tokio::test]
-#[ignore = "needs an etcd server of its own, with an empty store, at WEFT_TEST_ETCD"]
-async fn etcd_itself() {
-    let endpoint = std::env::var("WEFT_TEST_ETCD").expect("WEFT_TEST_ETCD names the server");
-    check_steps(&endpoint).await;
-    check_watches(&endpoint).await;
+async fn etcd_itself_answers_so() {
+    let etcd = RealEtcd::start().await;
+    check_steps(etcd.endpoint()).await;
+    check_watches(etcd.endpoint()).await;
 }
 
 async fn check_steps(endpoint: &str) {
@@ -193,7 +195,7 @@ fn spawn(endpoint: &str, command: &str) -> tokio::process::Child {
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("etcdctl: install the package etcd-client")
+        .expect("there is no `etcdctl` on the path: `cargo xtask setup` installs it (Debian's etcd-client)")
 }
 
 /// Without what differs from run to run: log lines with times, who answered, how long it took.

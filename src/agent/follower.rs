@@ -1,7 +1,8 @@
 //! Follows the store: a snapshot, then changes, as one value that is always whole.
 //!
 //! One task for the life of a membership; it ends when the membership is dropped. While the store is away the last
-//! cluster stays as it was: nothing is forgotten because somebody could not be asked.
+//! cluster stays as it was: nothing is forgotten because somebody could not be asked, or because a record turned unreadable
+//! ([`record::carry_over`]). A new membership, and so a new agent, begins without that memory.
 
 use std::{sync::Arc, time::Duration};
 
@@ -88,12 +89,71 @@ async fn follow_once(store: &dyn Store, followed: &Followed, metrics: &Metrics, 
 
 fn publish(state: &record::State, followed: &Followed, metrics: &Metrics) {
     match state.cluster() {
-        Ok(cluster) => {
+        Ok(mut cluster) => {
+            if let Some(previous) = &*followed.cluster.borrow() {
+                record::carry_over(previous, &mut cluster);
+            }
             metrics.store_revision.set(i64::try_from(cluster.revision).unwrap_or(i64::MAX));
             metrics.unreadable.set(i64::try_from(cluster.unreadable.len()).unwrap_or(i64::MAX));
             followed.cluster.send_replace(Some(Arc::new(cluster)));
         }
         // Without its own record there is no cluster to speak of; the last one stays.
         Err(error) => warn!("the store's content cannot be used, the last known state stays: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{ClusterId, ClusterSettings, Name, Network, NetworkId, Subnet},
+        store::{Transaction, Write, memory::MemoryStore},
+    };
+
+    /// Ends the task with the test.
+    struct Following(tokio::task::JoinHandle<()>);
+
+    impl Drop for Following {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_published_stays_while_its_record_cannot_be_read() {
+        let id = NetworkId::new(3).unwrap();
+        let subnet = Subnet { prefix: "10.9.0.0/16".parse().unwrap(), block_len: 26 };
+        let name: Name = "blue".parse().unwrap();
+        let network = Network { id, name, subnets: vec![subnet], internal: false, mtu: None };
+        let settings = ClusterSettings { id: ClusterId(1), vxlan_port: 7789, vni: 77, pools: vec![] };
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let commit = async |writes| store.commit(Transaction { compares: vec![], writes }).await.unwrap();
+        let put = |key: String, value: Vec<u8>| Write::Put { key, value, lease: None };
+        let key = record::key_of_network(id);
+        let network_record = put(key.clone(), record::encode_network(&network));
+        commit(vec![put(record::CLUSTER_KEY.into(), record::encode_cluster(&settings)), network_record]).await;
+
+        let followed = Arc::new(Followed {
+            cluster: watch::Sender::new(None),
+            health: watch::Sender::new(StoreHealth::Connecting),
+        });
+        let mut clusters = followed.cluster.subscribe();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let _following = Following(tokio::spawn(follow(Arc::clone(&store), Arc::clone(&followed), metrics)));
+        let mut seen = async |what: &str, holds: fn(&Cluster) -> bool| {
+            let told = clusters.wait_for(|cluster| cluster.as_ref().is_some_and(|cluster| holds(cluster)));
+            let told = tokio::time::timeout(Duration::from_secs(10), told).await;
+            told.unwrap_or_else(|_| panic!("{what} was never published")).unwrap().clone().unwrap()
+        };
+        seen("the network", |cluster| cluster.networks.len() == 1).await;
+        commit(vec![put(key.clone(), b"{".to_vec())]).await;
+        let spoilt = seen("the unreadable record", |cluster| !cluster.unreadable.is_empty()).await;
+        assert_eq!(spoilt.networks.get(&id), Some(&network));
+        // Kept on, whatever else changes.
+        commit(vec![put(record::GENERATION_KEY.into(), b"{".to_vec())]).await;
+        let later = seen("a second unreadable record", |cluster| cluster.unreadable.len() == 2).await;
+        assert_eq!(later.networks.get(&id), Some(&network));
+        commit(vec![Write::Delete { key }]).await;
+        seen("the deletion", |cluster| cluster.networks.is_empty()).await;
     }
 }

@@ -45,7 +45,8 @@ pub struct ClusterSettings {
     pub pools: Vec<IpNet>,
 }
 
-/// A record in the store that this agent cannot read. It disables its object alone, visibly.
+/// A record in the store that this agent cannot read. It disables its object alone, visibly: no
+/// change of it is seen, and its last readable state stays in force where one is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableRecord {
     /// The key in the store.
@@ -63,7 +64,7 @@ pub struct Cluster {
     pub settings: ClusterSettings,
     /// All nodes that have joined and not been removed.
     pub nodes: BTreeMap<NodeId, Node>,
-    /// The nodes whose lease lives.
+    /// The nodes whose lease lives; also one whose record cannot be used, and which is missing from [`Self::nodes`].
     pub alive: BTreeSet<NodeId>,
     /// All networks.
     pub networks: BTreeMap<NetworkId, Network>,

@@ -110,7 +110,7 @@ pub struct Attachment {
     pub ifname: String,
     /// The container's addresses, each with full length (/32 or /128).
     pub addresses: Vec<IpAddr>,
-    /// Both sides' MTU in bytes.
+    /// Both sides' MTU in bytes; 0 in an observed pair whose sides may differ.
     pub mtu: u32,
 }
 

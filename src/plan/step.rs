@@ -37,7 +37,7 @@ pub enum Step {
     /// Make a veth pair: host side up; container side named, addressed, up, with its default routes. The alias is written last.
     CreateLink(LinkName, Attachment),
     /// Give the living pair ([`Attachment::is_same_pair`]) this MTU on both sides and this path in its alias. Its connections
-    /// go on.
+    /// go on. One that fails midway leaves a pair that is observed with an MTU nobody wants, and so is planned again.
     UpdateLink(LinkName, Attachment),
     /// Remove a veth pair, both sides.
     DeleteLink(LinkName),

@@ -11,13 +11,15 @@ use weft::store::{
     memory::MemoryStore,
 };
 
+use crate::real_etcd::RealEtcd;
+
 /// Which store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Memory,
     Embedded,
     EtcdOverEmbedded,
-    Etcd(String),
+    Etcd,
 }
 
 /// A store for one case.
@@ -33,11 +35,11 @@ enum Held {
     Memory(Arc<MemoryStore>),
     Directory { _directory: TempDir },
     Server { _directory: TempDir, _stop: oneshot::Sender<()> },
-    Etcd(String),
+    Etcd(RealEtcd),
 }
 
 impl Backend {
-    pub(crate) async fn start(kind: &Kind, case: &str) -> Self {
+    pub(crate) async fn start(kind: Kind, case: &str) -> Self {
         let prefix = format!("/{}-{}/", case.replace(' ', "-"), std::process::id());
         let (store, held): (Arc<dyn Store>, _) = match kind {
             Kind::Memory => {
@@ -61,8 +63,10 @@ impl Backend {
                 let client = EtcdClient::new(&[endpoint]).unwrap();
                 (Arc::new(client), Held::Server { _directory: directory, _stop: stop })
             }
-            Kind::Etcd(endpoint) => {
-                (Arc::new(EtcdClient::new(std::slice::from_ref(endpoint)).unwrap()), Held::Etcd(endpoint.clone()))
+            Kind::Etcd => {
+                let etcd = RealEtcd::start().await;
+                let client = EtcdClient::new(&[etcd.endpoint().to_owned()]).unwrap();
+                (Arc::new(client), Held::Etcd(etcd))
             }
         };
         Self { store, prefix, held }
@@ -96,11 +100,12 @@ impl Backend {
                 });
                 futures::future::join_all(writers).await;
             }
-            Held::Etcd(endpoint) => {
+            Held::Etcd(etcd) => {
                 let revision = (after.0 + 2).to_string();
-                let done =
-                    Command::new("etcdctl").args(["--endpoints", endpoint, "compaction", &revision]).output().await;
-                assert!(done.unwrap().status.success());
+                let words = ["--endpoints", etcd.endpoint(), "compaction", &revision];
+                let done = Command::new("etcdctl").env("ETCDCTL_API", "3").args(words).output().await;
+                let done = done.expect("there is no `etcdctl` on the path: `cargo xtask setup` installs it");
+                assert!(done.status.success(), "etcdctl {}: {done:?}", words.join(" "));
             }
         }
     }

@@ -132,6 +132,8 @@ fn what_cannot_be_linked_leaves_nothing() {
         // The kernel refuses an MTU that a veth cannot have: halfway, the pair's other side is never made.
         let too_small = Attachment { mtu: 10, ..wanted.clone() };
         kernel.apply(&Step::CreateLink(name.clone(), too_small)).await.unwrap_err();
+        let too_small_for_ipv6 = Attachment { mtu: 1279, ..endpoint_link(1, &container, &["fd00:9::5"]).1 };
+        kernel.apply(&Step::CreateLink(name.clone(), too_small_for_ipv6)).await.unwrap_err();
         // An alias that is too long: all is made, the last step fails, and all is removed.
         let mut endless = wanted.clone();
         endless.addresses = (0..40).map(|n| format!("10.9.1.{n}").parse().unwrap()).collect();
@@ -197,10 +199,9 @@ fn a_living_pair_gets_another_mtu_and_its_connections_go_on() {
             let client = containers[0].open(address, listener.port).unwrap();
             (client, listener.accept_stream())
         });
-        let before = kernel.observe().await.unwrap();
+        let mut expected = kernel.observe().await.unwrap();
         // Down and up, by more and less than one packet of the connections.
         for mtu in [1400, 8950, 1280] {
-            let mut expected = before.clone();
             for (index, (name, attachment)) in pairs.iter().enumerate() {
                 let ifindex = json(&format!("ip -j link show {name}"))[0]["ifindex"].clone();
                 let wanted = Attachment { mtu, ..attachment.clone() };

@@ -3,9 +3,16 @@
 use tonic::Status;
 
 use super::messages::{
-    Compare, CompareResult, CompareTarget, DeleteRangeRequest, DeleteRangeResponse, Event, EventType, KeyValue,
-    PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp, SortOrder, SortTarget,
-    TxnRequest, compare::TargetUnion, request_op::Request, response_op::Response,
+    ResponseHeader,
+    kv::{
+        DeleteRangeRequest, DeleteRangeResponse, KeyValue, PutRequest, PutResponse, RangeRequest, RangeResponse,
+        SortOrder, SortTarget,
+    },
+    txn::{
+        Compare, CompareResult, CompareTarget, RequestOp, ResponseOp, TxnRequest, compare::TargetUnion,
+        request_op::Request, response_op::Response,
+    },
+    watch::{Event, EventType},
 };
 use crate::store::embedded::request::{
     Change, Comparison, Done, Field, KvError, Operation, Query, Ranged, Record, Relation, Row, Span, Target, Txn,

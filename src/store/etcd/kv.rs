@@ -5,8 +5,11 @@ use tonic::Status;
 use super::{
     convert,
     messages::{
-        CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
-        RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, request_op::Request,
+        kv::{
+            CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+            RangeRequest, RangeResponse,
+        },
+        txn::{RequestOp, TxnRequest, TxnResponse, request_op::Request},
     },
     server::Face,
 };

@@ -5,7 +5,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     convert,
-    messages::{
+    messages::lease::{
         LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
         LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
         LeaseTimeToLiveResponse,

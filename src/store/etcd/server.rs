@@ -12,7 +12,7 @@ use tonic::{
 
 use super::{
     convert, kv, lease,
-    messages::{AlarmRequest, AlarmResponse, StatusRequest, StatusResponse},
+    messages::maintenance::{AlarmRequest, AlarmResponse, StatusRequest, StatusResponse},
     rpc, watch as watches,
 };
 use crate::store::{StoreError, embedded::Embedded};

@@ -19,7 +19,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     convert::{self, Before},
-    messages::{
+    messages::watch::{
         Event, WatchCancelRequest, WatchCreateRequest, WatchFilter, WatchProgressRequest, WatchRequest, WatchResponse,
         watch_request::Request,
     },

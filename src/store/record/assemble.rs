@@ -42,7 +42,7 @@ pub(super) fn assemble(state: &State) -> Result<Cluster, RecordError> {
     }
     // In the order of dependence: whoever rests on something refused is refused as well.
     builder.nodes(&state.nodes);
-    builder.alive(&state.alive);
+    builder.alive(&state.alive, &state.nodes);
     builder.networks(&state.networks);
     builder.blocks(&state.blocks);
     builder.services(&state.services);
@@ -82,10 +82,15 @@ impl Builder {
 
     /// That the key is there is the fact, for it is there as long as the lease; the name in it only tells people. Were an
     /// unreadable name to count as death, an upgraded node would be out of balancing on all that are not upgraded yet.
-    fn alive(&mut self, alive: &BTreeMap<NodeId, Held<Name>>) {
+    fn alive(&mut self, alive: &BTreeMap<NodeId, Held<Name>>, nodes: &BTreeMap<NodeId, Held<Node>>) {
         for (id, held) in alive {
-            // The lease of a node that has been removed runs out soon.
-            let Some(node) = self.cluster.nodes.get(id) else { continue };
+            let Some(node) = self.cluster.nodes.get(id) else {
+                // The lease of a node that has been removed runs out soon. One whose record cannot be used lives.
+                if nodes.contains_key(id) {
+                    self.cluster.alive.insert(*id);
+                }
+                continue;
+            };
             match &held.content {
                 Ok(name) if *name == node.name => _ = self.cluster.alive.insert(*id),
                 Ok(name) => {
@@ -229,18 +234,18 @@ impl Builder {
 
 /// The prefixes of the accepted networks. They do not overlap, so that they are ordered by their ends as by their starts.
 #[derive(Default)]
-struct Prefixes {
+pub(super) struct Prefixes {
     by_start: BTreeMap<IpAddr, (IpNet, NetworkId)>,
 }
 
 impl Prefixes {
     /// One that overlaps with `prefix`, and whose it is. If any does, then the last one that starts before its end does.
-    fn meets(&self, prefix: IpNet) -> Option<(IpNet, NetworkId)> {
+    pub(super) fn meets(&self, prefix: IpNet) -> Option<(IpNet, NetworkId)> {
         let (_, found) = self.by_start.range(..=prefix.broadcast()).next_back()?;
         (found.0.broadcast() >= prefix.network()).then_some(*found)
     }
 
-    fn insert(&mut self, prefix: IpNet, owner: NetworkId) {
+    pub(super) fn insert(&mut self, prefix: IpNet, owner: NetworkId) {
         self.by_start.insert(prefix.network(), (prefix, owner));
     }
 }
@@ -253,7 +258,7 @@ fn check_key(is_its_key: bool, right_key: impl Fn() -> Key) -> Result<(), String
 }
 
 /// Blocks of one length inside one prefix either are the same one, which has one key, or do not overlap.
-fn check_block(block: &Block, network: &Network) -> Result<(), String> {
+pub(super) fn check_block(block: &Block, network: &Network) -> Result<(), String> {
     let prefix = block.prefix;
     let Some(subnet) = network.subnets.iter().find(|subnet| subnet.prefix.contains(&prefix)) else {
         return Err(format!("{prefix} lies outside of network {}: delete this key", network.id));

@@ -19,14 +19,16 @@
 //!
 //! [`State`] holds the decoded records, fed by a snapshot or by a watch's changes, and makes a [`Cluster`] of them. A
 //! record that is corrupt, newer than this agent, or at odds with the others disables its object alone and is named in
-//! [`Cluster::unreadable`]. Nothing here runs by itself, and nothing is lost by dropping it: a snapshot brings it back.
+//! [`Cluster::unreadable`]; what it last said stays in force ([`carry_over`]). Nothing here runs by itself, and nothing is lost by dropping it: a snapshot brings it back.
 
 mod assemble;
+mod carry;
 mod codec;
 mod key;
 mod state;
 mod wire;
 
+pub use carry::carry_over;
 pub use codec::{
     encode_alive, encode_block, encode_cluster, encode_endpoint, encode_generation, encode_network, encode_node,
     encode_service,

@@ -2,7 +2,7 @@
 
 use tonic::{Code, ConnectError, Status};
 
-use crate::store::{LeaseId, Revision, StoreError, etcd::messages::WatchResponse};
+use crate::store::{LeaseId, Revision, StoreError, etcd::messages::watch::WatchResponse};
 
 /// Whether the same request may fare better later, or at another endpoint.
 pub(super) fn is_passing(status: &Status) -> bool {

@@ -11,10 +11,16 @@ use crate::store::{
     Changes, Compare, Entry, Event, LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch, Write,
     embedded::request::Span,
     etcd::messages::{
-        Compare as WireCompare, CompareResult, CompareTarget, DeleteRangeRequest, Event as WireEvent, EventType,
-        KeyValue, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-        LeaseRevokeRequest, LeaseRevokeResponse, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
-        TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse, compare::TargetUnion, request_op, watch_request,
+        kv::{DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RangeResponse},
+        lease::{
+            LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
+            LeaseRevokeResponse,
+        },
+        txn::{
+            Compare as WireCompare, CompareResult, CompareTarget, RequestOp, TxnRequest, TxnResponse,
+            compare::TargetUnion, request_op,
+        },
+        watch::{Event as WireEvent, EventType, WatchCreateRequest, WatchRequest, WatchResponse, watch_request},
     },
     limits,
 };
