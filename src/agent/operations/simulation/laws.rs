@@ -13,7 +13,6 @@ use crate::{
     desired::desired,
     mesh,
     model::{ChainName, Cluster, HostState, LinkName, Rule, SetKey, SetName, SetValue, Slot},
-    store::{Store as _, record},
 };
 
 /// Laws of every moment: nobody who was told that an endpoint is attached is let down, no address is held twice, no two
@@ -23,12 +22,10 @@ pub(super) fn check_always(world: &World) -> Result<(), String> {
     if let Some(broken) = told.broken.first() {
         return Err(broken.clone());
     }
-    let snapshot = world.store.snapshot(record::PREFIX).now_or_never().unwrap().unwrap();
-    let records = record::State::from_snapshot(&snapshot);
     let mut holders = BTreeMap::new();
     for (id, live) in &told.live {
         for address in &live.addresses {
-            if records.version_of_endpoint(*id, live.network, *address).is_none() {
+            if world.seen.version_of_endpoint(*id, live.network, *address).is_none() {
                 return Err(format!("{} was attached with {address}, and its record is gone", live.name));
             }
             if let Some(other) = holders.insert(*address, &live.name) {
@@ -36,7 +33,7 @@ pub(super) fn check_always(world: &World) -> Result<(), String> {
             }
         }
     }
-    let Ok(cluster) = records.cluster() else { return Ok(()) };
+    let Ok(cluster) = world.seen.cluster() else { return Ok(()) };
     let prefixes: Vec<_> = cluster.blocks.keys().collect();
     match prefixes.windows(2).find(|pair| pair[0].contains(pair[1]) || pair[1].contains(pair[0])) {
         Some(pair) => Err(format!("the blocks {} and {} overlap", pair[0], pair[1])),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 
 use super::{
     dice::Dice,
@@ -34,7 +34,7 @@ use crate::{
     kernel::Faults,
     model::{self, Cluster, ClusterId, ClusterSettings, EndpointId, LinkName, NextHop, Route, RouteTable},
     peer::Token,
-    store::{Revision, Store as _, memory::MemoryStore, record},
+    store::{Revision, Store as _, Watch, memory::MemoryStore, record},
 };
 
 /// Namespaces of one host; some attaches share one with different devices.
@@ -56,6 +56,9 @@ pub(super) struct World {
     pub(super) ledger: Ledger,
     executor: Executor,
     touched: Touched,
+    /// The store's records, followed.
+    pub(super) seen: record::State,
+    watch: Watch,
     metrics: Arc<Metrics>,
     joined: Arc<Mutex<Vec<(Owner, Option<Identity>)>>>,
     /// Nodes whose records are to be removed: their hosts are lost, or their joining failed.
@@ -84,8 +87,12 @@ impl World {
     /// A cluster of one, and hosts that may join it.
     pub(super) fn new(seed: u64) -> Self {
         let dice = Dice::new(seed);
+        let store = Arc::default();
+        let (seen, watch) = watch(&store);
         let mut world = Self {
-            store: Arc::default(),
+            store,
+            seen,
+            watch,
             nodes: Vec::new(),
             ledger: Ledger::default(),
             executor: Executor::default(),
@@ -136,8 +143,23 @@ impl World {
         Ok(())
     }
 
-    fn check(&self) -> Result<(), String> {
-        if self.touched.take() { laws::check_always(self) } else { Ok(()) }
+    fn check(&mut self) -> Result<(), String> {
+        if !self.touched.take() {
+            return Ok(());
+        }
+        self.follow();
+        laws::check_always(self)
+    }
+
+    /// Brings what is seen of the store up to date.
+    fn follow(&mut self) {
+        loop {
+            match self.watch.next().now_or_never() {
+                Some(Some(Ok(changes))) => self.seen.apply(&changes),
+                Some(_) => (self.seen, self.watch) = watch(&self.store),
+                None => return,
+            }
+        }
     }
 
     /// Ends all faults, brings every agent back, and waits until there is nothing left to do.
@@ -249,7 +271,7 @@ impl World {
         let name = self.fresh_name("node");
         Node {
             underlay: Ipv4Addr::new(192, 0, 2, u8::try_from(self.named % 250 + 1).unwrap()).into(),
-            host: Arc::new(FakeHost::new(&self.dice, &self.touched)),
+            host: Arc::new(FakeHost::new(&self.dice)),
             wire: Arc::new(Wire::new(&self.store, &self.dice, &self.touched)),
             identity: None,
             member: None,
@@ -368,9 +390,11 @@ impl World {
     ) {
         let what = format!("{what} on {}", self.nodes[index].name);
         self.ledger.log(format!("{what} begins"));
-        let (ledger, told) = (self.ledger.clone(), what.clone());
+        let (ledger, told, touched) = (self.ledger.clone(), what.clone(), self.touched.clone());
         let work = async move {
-            match work.await {
+            let done = work.await;
+            touched.set();
+            match done {
                 Ok(()) => ledger.log(format!("{told}: done")),
                 Err(refusal) => ledger.log(format!("{told}: {refusal}")),
             }
@@ -637,7 +661,6 @@ impl World {
         if self.dice.strikes(500) {
             node.host.changed.notify_one();
         }
-        self.touched.set();
     }
 
     fn end_namespace(&mut self, index: Owner) {
@@ -656,6 +679,12 @@ impl World {
         self.ledger.log("all leases end");
         self.store.advance(60);
     }
+}
+
+fn watch(store: &MemoryStore) -> (record::State, Watch) {
+    let snapshot = store.snapshot(record::PREFIX).now_or_never().unwrap().unwrap();
+    let watch = store.watch(record::PREFIX, snapshot.revision).now_or_never().unwrap().unwrap();
+    (record::State::from_snapshot(&snapshot), watch)
 }
 
 fn identity(node: &model::Node) -> Identity {
