@@ -56,6 +56,8 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
     let cluster = lookup::cluster(member)?;
     let wish = check(&*member.host, &cluster, &request)?;
     if let Some(endpoint) = existing(member, &cluster, &wish)? {
+        confirm(member, endpoint).await?;
+        link(member, endpoint).await?;
         return Ok(AttachReply { created: false, endpoint: views::endpoint(&cluster, endpoint) });
     }
     if request.loopback_up {
@@ -203,6 +205,20 @@ fn existing<'a>(member: &Member, cluster: &'a Cluster, wish: &Wish) -> Result<Op
         .with_hint("choose another --ifname")),
         None => Ok(None),
     }
+}
+
+/// Asks the store itself: with the store away this node may know of an endpoint that has been detached since.
+async fn confirm(member: &Member, endpoint: &Endpoint) -> Result<(), Refusal> {
+    for address in &endpoint.addresses {
+        let key = record::key_of_endpoint(endpoint.network, *address);
+        let snapshot = member.store.snapshot(&key).await.map_err(store_refusal)?;
+        let records = record::State::from_snapshot(&snapshot);
+        if records.version_of_endpoint(endpoint.id, endpoint.network, *address).is_none() {
+            return Err(Refusal::unavailable(format!("the endpoint {} has just been detached", endpoint.name))
+                .with_hint("try again"));
+        }
+    }
+    Ok(())
 }
 
 /// Assigns addresses and lets the pair be linked; gives what must hold when it is published. The lock is held until the

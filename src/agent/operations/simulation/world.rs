@@ -238,8 +238,9 @@ impl World {
                 self.ledger.log(format!("{milliseconds} ms pass"));
                 self.pass_time(milliseconds).await;
             }
-            15..40 => self.attach(index),
-            40..51 => self.detach(index),
+            // Several at once, on the same node and on others.
+            15..40 => (0..1 + self.dice.below(5)).for_each(|_| self.attach(self.dice.below(self.nodes.len()))),
+            40..51 => (0..1 + self.dice.below(3)).for_each(|_| self.detach(self.dice.below(self.nodes.len()))),
             51..56 => self.create_network(index),
             56..58 => self.remove_network(index),
             58..63 => self.create_service(index),
@@ -475,7 +476,7 @@ impl World {
             let network =
                 member.cluster().and_then(|cluster| cluster.endpoints.get(&id).map(|endpoint| endpoint.network));
             let mut told = ledger.told();
-            if reply.created && !is_whole && count() == before {
+            if !is_whole && count() == before {
                 told.broken.push(format!("{name} was answered as attached, and has no link or no route"));
             }
             match network {
