@@ -197,11 +197,12 @@ async fn blocks_of(store: &dyn Store, network: &Network) -> Result<Vec<(Block, R
     Ok(record::State::from_snapshot(&snapshot).blocks_of(network.id).collect())
 }
 
-/// The condition that a network is still as it was seen.
+/// The condition that a network is still as it was seen; another one may have its number by now.
 async fn network_unchanged(store: &dyn Store, network: &Network) -> Result<Compare, Refusal> {
     let key = record::key_of_network(network.id);
     let snapshot = store.snapshot(&key).await.map_err(store_refusal)?;
-    match snapshot.entries.into_iter().find(|entry| entry.key == key) {
+    let seen = record::encode_network(network);
+    match snapshot.entries.into_iter().find(|entry| entry.key == key && entry.value == seen) {
         Some(entry) => Ok(Compare::Unchanged(key, entry.version)),
         None => Err(Refusal::not_found(format!("the network {} has just been removed", network.name))),
     }

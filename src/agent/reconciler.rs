@@ -24,7 +24,7 @@ use super::{host::Host, metrics::Metrics};
 use crate::{
     desired::desired,
     kernel::{Kernel, KernelError},
-    model::{Cluster, Endpoint, EndpointId, HostFacts, HostState, LinkName, NodeId},
+    model::{Cluster, Endpoint, EndpointId, HostFacts, HostState, LinkName, NextHop, NodeId, Route},
     plan::{Step, plan},
 };
 
@@ -74,10 +74,21 @@ pub(super) struct Pass {
 /// A step that failed, or something that could not even be planned.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
-    /// The veth pair concerned, if it is about one.
-    pub(super) link: Option<LinkName>,
+    /// Whom it lets down.
+    pub(super) concerns: Concern,
     /// What failed and why.
     pub(super) message: String,
+}
+
+/// Whom a failure lets down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Concern {
+    /// All that waits for the pass: it was cut short, and may have done nothing.
+    Everything,
+    /// A veth pair, or the route to it.
+    Link(LinkName),
+    /// Rows that no endpoint waits for.
+    Other,
 }
 
 /// What the loop works on.
@@ -167,6 +178,7 @@ impl Reconciler {
                 self.passes.send_replace(Some(Arc::new(pass)));
             }
             tokio::select! {
+                // In order, so that a run of the simulation can be repeated; nothing else hangs on it.
                 biased;
                 () = self.dirty.notified() => {}
                 changed = work.clusters.changed() => if changed.is_err() { return },
@@ -223,7 +235,7 @@ impl Reconciler {
 async fn converge(work: &Work, view: &Cluster, facts: &HostFacts, settled: &mut Option<HostState>, pass: &mut Pass) {
     let Some(wanted) = desired(view, work.me, facts) else {
         pass.failures.push(Failure {
-            link: None,
+            concerns: Concern::Everything,
             message: format!("the store has no readable record of {:?}; what is programmed stays as it is", work.me),
         });
         return;
@@ -251,7 +263,7 @@ async fn converge(work: &Work, view: &Cluster, facts: &HostFacts, settled: &mut 
             if matches!(step, Step::CreateLink(..)) && !is_guarded {
                 // Without the rules that keep it to its own network and addresses a container shall not send at all.
                 let message = "not linked, because its rules could not be set".to_owned();
-                pass.failures.push(Failure { link: link_of(step), message });
+                pass.failures.push(Failure { concerns: concern_of(step), message });
                 continue;
             }
             debug!("{step}");
@@ -263,7 +275,7 @@ async fn converge(work: &Work, view: &Cluster, facts: &HostFacts, settled: &mut 
                 Err(error) => {
                     is_guarded &= !matches!(step, Step::ChangeRuleset(_));
                     work.metrics.step_errors.with_label_values(&[step.kind()]).inc();
-                    pass.failures.push(Failure { link: link_of(step), message: error.to_string() });
+                    pass.failures.push(Failure { concerns: concern_of(step), message: error.to_string() });
                 }
             }
         }
@@ -272,7 +284,7 @@ async fn converge(work: &Work, view: &Cluster, facts: &HostFacts, settled: &mut 
         }
     }
     pass.failures.push(Failure {
-        link: None,
+        concerns: Concern::Other,
         message: "somebody keeps changing what weft has set; look for another program that manages these rows"
             .to_owned(),
     });
@@ -287,10 +299,13 @@ fn count_drift(work: &Work, settled: Option<&HostState>, observed: &HostState, w
     }
 }
 
-fn link_of(step: &Step) -> Option<LinkName> {
+fn concern_of(step: &Step) -> Concern {
     match step {
-        Step::CreateLink(name, _) | Step::UpdateLink(name, _) | Step::DeleteLink(name) => Some(name.clone()),
-        _ => None,
+        Step::CreateLink(name, _)
+        | Step::UpdateLink(name, _)
+        | Step::DeleteLink(name)
+        | Step::PutRoute(_, _, Route { next_hop: NextHop::Link(name) }) => Concern::Link(name.clone()),
+        _ => Concern::Other,
     }
 }
 
@@ -315,6 +330,6 @@ fn report(pass: &Pass, last: Option<&Pass>) {
 
 impl From<KernelError> for Failure {
     fn from(error: KernelError) -> Self {
-        Self { link: None, message: error.to_string() }
+        Self { concerns: Concern::Everything, message: error.to_string() }
     }
 }

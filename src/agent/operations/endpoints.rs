@@ -3,10 +3,10 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use super::{Member, lookup};
 use crate::{
     agent::{
-        addressing::{Assigned, Situation},
+        addressing::Situation,
         configuration::{put, read, store_refusal},
         host::Host,
-        reconciler::Pass,
+        reconciler::{Concern, Failure, Pass},
         views,
     },
     api::{
@@ -56,16 +56,18 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
     let cluster = lookup::cluster(member)?;
     let wish = check(&*member.host, &cluster, &request)?;
     if let Some(endpoint) = existing(member, &cluster, &wish)? {
+        confirm(member, endpoint).await?;
+        link(member, endpoint).await?;
         return Ok(AttachReply { created: false, endpoint: views::endpoint(&cluster, endpoint) });
     }
     if request.loopback_up {
         member.host.set_loopback_up(&wish.netns).await.map_err(Refusal::internal)?;
     }
     for _ in 0..TRIES_MAX {
-        let (endpoint, assigned) = start(member, &wish).await?;
+        let (endpoint, conditions) = start(member, &wish).await?;
         let linked = link(member, &endpoint).await;
         let published = match linked {
-            Ok(()) => publish(member, &endpoint, &assigned).await,
+            Ok(()) => publish(member, &endpoint, &conditions).await,
             Err(refusal) => Err(refusal),
         };
         match published {
@@ -82,7 +84,10 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
             }
         }
         if wish.address.is_some() {
-            return Err(Refusal::conflict("cannot give out the address: another node was faster"));
+            return Err(Refusal::conflict(
+                "cannot give out the address: another node was faster, or the service has just been changed",
+            )
+            .with_hint("try again"));
         }
     }
     Err(Refusal::unavailable(format!("{TRIES_MAX} addresses in a row were taken by other nodes"))
@@ -202,8 +207,23 @@ fn existing<'a>(member: &Member, cluster: &'a Cluster, wish: &Wish) -> Result<Op
     }
 }
 
-/// Assigns addresses and lets the pair be linked. The lock is held until the addresses count as taken.
-async fn start(member: &Member, wish: &Wish) -> Result<(Endpoint, Vec<Assigned>), Refusal> {
+/// Asks the store itself: with the store away this node may know of an endpoint that has been detached since.
+async fn confirm(member: &Member, endpoint: &Endpoint) -> Result<(), Refusal> {
+    for address in &endpoint.addresses {
+        let key = record::key_of_endpoint(endpoint.network, *address);
+        let snapshot = member.store.snapshot(&key).await.map_err(store_refusal)?;
+        let records = record::State::from_snapshot(&snapshot);
+        if records.version_of_endpoint(endpoint.id, endpoint.network, *address).is_none() {
+            return Err(Refusal::unavailable(format!("the endpoint {} has just been detached", endpoint.name))
+                .with_hint("try again"));
+        }
+    }
+    Ok(())
+}
+
+/// Assigns addresses and lets the pair be linked; gives what must hold when it is published. The lock is held until the
+/// addresses count as taken.
+async fn start(member: &Member, wish: &Wish) -> Result<(Endpoint, Vec<Compare>), Refusal> {
     let mut addressing = member.addressing.lock().await;
     let cluster = lookup::cluster(member)?;
     let starting = member.reconciler.starting();
@@ -219,6 +239,10 @@ async fn start(member: &Member, wish: &Wish) -> Result<(Endpoint, Vec<Assigned>)
         .collect();
     let situation = Situation { me: member.me(), cluster: &cluster, network: &wish.network, taken: &taken };
     let assigned = addressing.assign(&*member.store, &situation, wish.address).await?;
+    let mut conditions: Vec<Compare> = assigned.iter().map(|assigned| assigned.condition.clone()).collect();
+    if let Some(service) = &wish.service {
+        conditions.push(service_unchanged(member, service).await?);
+    }
     let endpoint = Endpoint {
         id: EndpointId(member.host.random().map_err(Refusal::internal)?),
         network: wish.network.id,
@@ -233,7 +257,25 @@ async fn start(member: &Member, wish: &Wish) -> Result<(Endpoint, Vec<Assigned>)
         ifname: wish.ifname.clone(),
     };
     member.reconciler.start(endpoint.clone());
-    Ok((Endpoint { state: EndpointState::Ready, ..endpoint }, assigned))
+    Ok((Endpoint { state: EndpointState::Ready, ..endpoint }, conditions))
+}
+
+/// The condition that a service is still as it is now, so that it cannot be removed before its replica is there.
+async fn service_unchanged(member: &Member, service: &Service) -> Result<Compare, Refusal> {
+    let key = record::key_of_service(service.id);
+    let snapshot = member.store.snapshot(&key).await.map_err(store_refusal)?;
+    match snapshot.entries.into_iter().find(|entry| entry.key == key) {
+        // Under its number may be another one by now.
+        Some(entry) if record::encode_service(service) == entry.value || is_named(member, service).await? => {
+            Ok(Compare::Unchanged(key, entry.version))
+        }
+        Some(_) | None => Err(Refusal::not_found(format!("the service {} has just been removed", service.name))),
+    }
+}
+
+async fn is_named(member: &Member, service: &Service) -> Result<bool, Refusal> {
+    let fresh = read(&*member.store).await?;
+    Ok(fresh.cluster.services.get(&service.id).is_some_and(|now| now.name == service.name))
 }
 
 async fn link(member: &Member, endpoint: &Endpoint) -> Result<(), Refusal> {
@@ -253,15 +295,20 @@ async fn link(member: &Member, endpoint: &Endpoint) -> Result<(), Refusal> {
 
 fn failure_of(pass: &Pass, id: EndpointId) -> Option<String> {
     let link = LinkName::of_endpoint(id);
-    pass.failures.iter().find(|failure| failure.link.as_ref() == Some(&link)).map(|failure| failure.message.clone())
+    let concerned = |failure: &&Failure| match &failure.concerns {
+        Concern::Everything => true,
+        Concern::Link(name) => *name == link,
+        Concern::Other => false,
+    };
+    pass.failures.iter().find(concerned).map(|failure| failure.message.clone())
 }
 
 /// Publishes the record; nothing if an address or its block turned out to be somebody else's.
-async fn publish(member: &Member, endpoint: &Endpoint, assigned: &[Assigned]) -> Result<Option<Revision>, Refusal> {
+async fn publish(member: &Member, endpoint: &Endpoint, conditions: &[Compare]) -> Result<Option<Revision>, Refusal> {
     let keys = record::keys_of_endpoint(endpoint);
     let value = record::encode_endpoint(endpoint);
     let mut compares: Vec<Compare> = keys.iter().cloned().map(Compare::Absent).collect();
-    compares.extend(assigned.iter().map(|assigned| assigned.condition.clone()));
+    compares.extend_from_slice(conditions);
     let writes = keys.into_iter().map(|key| put(key, value.clone())).collect();
     match member.store.commit(Transaction { compares, writes }).await.map_err(store_refusal)? {
         Outcome::Committed(revision) => Ok(Some(revision)),
@@ -283,7 +330,11 @@ pub(super) async fn detach(member: &Arc<Member>, text: &str) -> Result<(), Refus
     let Some((id, revision)) = withdraw_own(member, text).await? else { return Ok(()) };
     member.cluster_at(revision).await;
     member.reconciler.forget(id);
-    match member.reconciler.pass_with(revision.0).await.and_then(|pass| failure_of(&pass, id)) {
+    let Some(pass) = member.reconciler.pass_with(revision.0).await else {
+        return Err(Refusal::unavailable("the record is deleted, but the kernel was not brought up to date in time")
+            .with_hint("the agent goes on trying; see `weft status`"));
+    };
+    match failure_of(&pass, id) {
         Some(failure) => Err(Refusal::internal(failure)),
         None => Ok(()),
     }

@@ -1,6 +1,9 @@
 use ipnet::IpNet;
 
-use super::{Member, lookup, nodes::delete_all};
+use super::{
+    Member, lookup,
+    nodes::{DELETIONS_MAX, delete_while},
+};
 use crate::{
     agent::{
         configuration::{Decision, Fresh, configure, put, store_refusal},
@@ -13,7 +16,7 @@ use crate::{
     ipam,
     kernel::LocalPrefix,
     model::{Cluster, Family, Name, Network, NetworkId, Subnet},
-    store::{Write, record},
+    store::{Compare, Write, record},
 };
 
 /// The least MTU a network can have: IPv4's least reassembly size and Linux's own bound for a device that carries IPv4
@@ -132,13 +135,18 @@ fn no_room(cluster: &Cluster) -> Refusal {
 
 /// A number that no record has, be it readable or not.
 fn free_id(fresh: &Fresh) -> Result<NetworkId, Refusal> {
-    let is_free = |id: &NetworkId| fresh.records.version_of(&record::key_of_network(*id)).is_none();
-    let mut free = (1..=u16::MAX).filter_map(NetworkId::new).filter(is_free);
+    // A number whose blocks are not swept yet is not free: they would be taken for the new network's, and its for them.
+    let has_leftovers = |id: NetworkId| {
+        let prefixes = [record::prefix_of_blocks(id), record::prefix_of_endpoints(id)];
+        fresh.cluster.unreadable.iter().any(|left| prefixes.iter().any(|prefix| left.key.starts_with(prefix)))
+    };
+    let is_free = |id: NetworkId| fresh.records.version_of(&record::key_of_network(id)).is_none();
+    let mut free = (1..=u16::MAX).filter_map(NetworkId::new).filter(|id| is_free(*id) && !has_leftovers(*id));
     free.next().ok_or_else(|| Refusal::conflict("the cluster has as many networks as it can number"))
 }
 
 pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
-    let (id, _) = configure(&*member.store, |fresh| {
+    let (network, _) = configure(&*member.store, |fresh| {
         let cluster = &fresh.cluster;
         let network = lookup::network(cluster, text)?;
         let endpoints = cluster.endpoints.values().filter(|endpoint| endpoint.network == network.id);
@@ -158,18 +166,48 @@ pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
         };
         match (endpoints.as_str(), services.as_str()) {
             ("", "") => {
-                Ok(Decision::Write(vec![Write::Delete { key: record::key_of_network(network.id) }], network.id))
+                // With its blocks, as many as a transaction takes: an agent that dies now leaves little behind.
+                let blocks = fresh.records.blocks_of(network.id).take(DELETIONS_MAX);
+                let blocks = blocks.map(|(block, _)| record::key_of_block(network.id, block.prefix));
+                let keys = blocks.chain([record::key_of_network(network.id)]);
+                Ok(Decision::Write(keys.map(|key| Write::Delete { key }).collect(), network.clone()))
             }
             ("", services) => in_use("service", services),
             (endpoints, _) => in_use("endpoint", endpoints),
         }
     })
     .await?;
-    // Nobody claims from a network that is gone (a claim asserts its key), so what is left of it can be swept.
-    for prefix in [record::prefix_of_blocks(id), record::prefix_of_endpoints(id)] {
-        let left = member.store.snapshot(&prefix).await.map_err(store_refusal)?;
-        let keys: Vec<String> = left.entries.into_iter().map(|entry| entry.key).collect();
-        delete_all(&*member.store, &keys).await?;
+    // Nobody claims from a network that is gone (a claim asserts its key), so the rest of its blocks can be swept;
+    // and nobody publishes from a block that is gone, so that whoever slipped in before is seen after that.
+    let keys = left_under(member, &record::prefix_of_blocks(network.id)).await?;
+    delete_while(&*member.store, &Compare::Absent(record::key_of_network(network.id)), &keys).await?;
+    if left_under(member, &record::prefix_of_endpoints(network.id)).await?.is_empty() {
+        return Ok(());
     }
+    put_back(member, &network).await?;
+    Err(Refusal::conflict(format!("the network {} is in use by an endpoint that has just come", network.name)))
+}
+
+async fn left_under(member: &Member, prefix: &str) -> Result<Vec<String>, Refusal> {
+    let left = member.store.snapshot(prefix).await.map_err(store_refusal)?;
+    Ok(left.entries.into_iter().map(|entry| entry.key).collect())
+}
+
+/// Undoes a removal that an attach has crossed. Its number cannot have been given away, for it has leftovers.
+async fn put_back(member: &Member, network: &Network) -> Result<(), Refusal> {
+    configure(&*member.store, |fresh| {
+        let cluster = &fresh.cluster;
+        if cluster.networks.contains_key(&network.id) {
+            return Ok(Decision::Already(()));
+        }
+        if cluster.network_named(&network.name).is_some() {
+            return Err(Refusal::conflict(format!("another network {} was created meanwhile", network.name)));
+        }
+        for subnet in &network.subnets {
+            refuse_overlap(cluster, &[], subnet.prefix)?;
+        }
+        Ok(Decision::Write(vec![put(record::key_of_network(network.id), record::encode_network(network))], ()))
+    })
+    .await?;
     Ok(())
 }

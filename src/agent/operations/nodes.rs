@@ -11,8 +11,8 @@ use crate::{
         wire::{Availability, NodeLabelRequest, NodeView},
     },
     mesh,
-    model::{Node, NodeId},
-    store::{Outcome, Store, Transaction, Write, record},
+    model::{Cluster, Node, NodeId},
+    store::{Compare, Outcome, Store, Transaction, Write, record},
 };
 
 /// A label's key and value are words on a screen, not documents.
@@ -20,7 +20,7 @@ const LABEL_LEN_MAX: usize = 128;
 /// Labels of one node.
 const LABELS_MAX: usize = 64;
 /// Deletions in one transaction; etcd's own bound is 128 operations.
-const DELETIONS_MAX: usize = 100;
+pub(super) const DELETIONS_MAX: usize = 100;
 
 pub(super) fn list(member: &Member) -> Result<Vec<NodeView>, Refusal> {
     let cluster = lookup::cluster(member)?;
@@ -117,8 +117,13 @@ pub(super) async fn forget(store: &dyn Store, fresh: &Fresh, id: NodeId) -> Resu
         .filter(|block| block.owner == id)
         .map(|block| record::key_of_block(block.network, block.prefix));
     let keys: Vec<String> = endpoints.chain(blocks).collect();
-    delete_all(store, &keys).await?;
-    configure(store, |_| {
+    delete_unchanged(store, fresh, &keys).await?;
+    let who = |cluster: &Cluster| cluster.nodes.get(&id).map(|node| (node.name.clone(), node.underlay));
+    configure(store, |now| {
+        // Removed by somebody else meanwhile, and its number given to a newcomer.
+        if who(&now.cluster) != who(&fresh.cluster) {
+            return Ok(Decision::Already(()));
+        }
         let writes = [record::key_of_node(id), record::key_of_alive(id)].map(|key| Write::Delete { key });
         Ok(Decision::Write(writes.to_vec(), ()))
     })
@@ -126,12 +131,32 @@ pub(super) async fn forget(store: &dyn Store, fresh: &Fresh, id: NodeId) -> Resu
     Ok(())
 }
 
-/// Deletes keys, as many in a transaction as a store takes.
-pub(super) async fn delete_all(store: &dyn Store, keys: &[String]) -> Result<(), Refusal> {
+/// Deletes keys that are still as they were seen; those that have changed are somebody else's by now, and stay.
+async fn delete_unchanged(store: &dyn Store, seen: &Fresh, keys: &[String]) -> Result<(), Refusal> {
+    let delete = async |keys: &[String]| {
+        let version = |key: &String| Some(Compare::Unchanged(key.clone(), seen.records.version_of(key)?));
+        let compares = keys.iter().filter_map(version).collect();
+        let writes = keys.iter().map(|key| Write::Delete { key: key.clone() }).collect();
+        store.commit(Transaction { compares, writes }).await.map_err(store_refusal)
+    };
+    for some in keys.chunks(DELETIONS_MAX) {
+        if delete(some).await? == Outcome::Conflict {
+            for one in some.chunks(1) {
+                delete(one).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes keys as long as a condition holds, as many in a transaction as a store takes.
+pub(super) async fn delete_while(store: &dyn Store, condition: &Compare, keys: &[String]) -> Result<(), Refusal> {
     for some in keys.chunks(DELETIONS_MAX) {
         let writes = some.iter().map(|key| Write::Delete { key: key.clone() }).collect();
-        match store.commit(Transaction { compares: vec![], writes }).await.map_err(store_refusal)? {
-            Outcome::Committed(_) | Outcome::Conflict => {}
+        let transaction = Transaction { compares: vec![condition.clone()], writes };
+        match store.commit(transaction).await.map_err(store_refusal)? {
+            Outcome::Committed(_) => {}
+            Outcome::Conflict => return Ok(()),
         }
     }
     Ok(())

@@ -81,19 +81,47 @@ pub(super) async fn update(
 }
 
 pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
-    let ((), revision) = configure(&*member.store, |fresh| {
+    let (service, revision) = configure(&*member.store, |fresh| {
         let service = lookup::service(&fresh.cluster, text)?;
         let replicas = lookup::listed(fresh.cluster.replicas_of(service.id).map(|replica| &replica.name));
         if !replicas.is_empty() {
             return Err(Refusal::conflict(format!("the service {} is in use by endpoint {replicas}", service.name))
                 .with_hint("detach its replicas first"));
         }
-        Ok(Decision::Write(vec![Write::Delete { key: record::key_of_service(service.id) }], ()))
+        Ok(Decision::Write(vec![Write::Delete { key: record::key_of_service(service.id) }], service.clone()))
     })
     .await?;
+    put_back_if_needed(member, &service).await?;
     member.cluster_at(revision).await;
     member.reconciler.pass_with(revision.0).await;
     Ok(())
+}
+
+/// Undoes a removal that an attach has crossed. A replica's publication asserts its service's key, so that whoever
+/// slipped in is there by now; and a number that a replica names is not given away.
+async fn put_back_if_needed(member: &Member, service: &Service) -> Result<(), Refusal> {
+    let (replicas, _) = configure(&*member.store, |fresh| {
+        let cluster = &fresh.cluster;
+        let replicas = lookup::listed(cluster.replicas_of(service.id).map(|replica| &replica.name));
+        if replicas.is_empty() || cluster.services.contains_key(&service.id) {
+            return Ok(Decision::Already(replicas));
+        }
+        if let Some(network) = cluster.networks.get(&service.network) {
+            let ports: Vec<PortSpec> = service.ports.iter().map(|port| (*port).into()).collect();
+            check_ports(cluster, network, &service.name, service.id, &ports)?;
+        }
+        if cluster.service_named(&service.name).is_some() {
+            return Err(Refusal::conflict(format!("another service {} was created meanwhile", service.name)));
+        }
+        let write = put(record::key_of_service(service.id), record::encode_service(service));
+        Ok(Decision::Write(vec![write], replicas))
+    })
+    .await?;
+    match replicas.as_str() {
+        "" => Ok(()),
+        replicas => Err(Refusal::conflict(format!("the service {} is in use by endpoint {replicas}", service.name))
+            .with_hint("detach its replicas first")),
+    }
 }
 
 /// The service as it is once this node's kernel knows it too.
@@ -173,9 +201,11 @@ fn choose_vips(cluster: &Cluster, network: &Network) -> Result<Vec<std::net::IpA
     network.subnets.iter().map(choose).collect()
 }
 
-/// A number that no record has, be it readable or not.
+/// A number that no service has, be its record readable or not, and that no endpoint still names.
 fn free_id(fresh: &Fresh) -> Result<ServiceId, Refusal> {
-    let is_free = |id: &ServiceId| fresh.records.version_of(&record::key_of_service(*id)).is_none();
-    let mut free = (1..=u16::MAX).filter_map(ServiceId::new).filter(is_free);
+    let endpoints = fresh.cluster.endpoints.values();
+    let named: BTreeSet<ServiceId> = endpoints.filter_map(|endpoint| endpoint.service).collect();
+    let is_free = |id: ServiceId| fresh.records.version_of(&record::key_of_service(id)).is_none();
+    let mut free = (1..=u16::MAX).filter_map(ServiceId::new).filter(|id| is_free(*id) && !named.contains(id));
     free.next().ok_or_else(|| Refusal::conflict("the cluster has as many services as it can number"))
 }

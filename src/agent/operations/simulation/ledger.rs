@@ -22,6 +22,8 @@ pub(super) struct Told {
     pub(super) wished: BTreeMap<String, (Owner, AttachRequest)>,
     /// Names of which nobody can say whether there is an endpoint: the answer was lost, or was no.
     pub(super) doubtful: BTreeSet<String>,
+    /// Removals of networks and services of which nobody knows whether they were carried out, or half of it.
+    pub(super) unsure: BTreeSet<String>,
     /// Laws that an answer broke.
     pub(super) broken: Vec<String>,
     /// All that has happened.

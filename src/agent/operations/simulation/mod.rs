@@ -2,7 +2,7 @@
 //! loop and release, on hosts in memory that share a store in memory.
 //!
 //! It stands beside the operations, for it is they that it asks: over an API of its own kind it would test the wiring
-//! once more, and from outside the crate all of the agent would have to be public. There are no threads, no clock and no
+//! once more, and from outside the crate all of the agent would have to be public. A run has no threads, no clock and no
 //! sockets. One generator decides everything: which task takes the next step, what people ask for, what fails, who dies.
 //! An agent dies between any two steps, by which its tasks are dropped where they stand; its kernel and its disk stay.
 //!
@@ -34,15 +34,35 @@ fn run(seed: u64) -> (Vec<String>, Result<(), String>) {
     }))
 }
 
+/// `7`, or `0..10000` for a long night.
+fn range(text: &str) -> Option<std::ops::Range<u64>> {
+    match text.split_once("..") {
+        Some((from, to)) => Some(from.parse().ok()?..to.parse().ok()?),
+        None => text.parse().ok().map(|seed| seed..seed + 1),
+    }
+}
+
 /// Runs seeds; what happened is told of the first that broke a law, the law of each.
 fn check(seeds: impl IntoIterator<Item = u64>) {
-    let broken: Vec<(u64, Vec<String>, String)> = seeds
-        .into_iter()
-        .filter_map(|seed| match run(seed) {
-            (log, Err(broken)) => Some((seed, log, broken)),
-            (_, Ok(())) => None,
-        })
-        .collect();
+    let seeds: Vec<u64> = seeds.into_iter().collect();
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut broken: Vec<(u64, Vec<String>, String)> = std::thread::scope(|scope| {
+        let share = |worker: usize| seeds.iter().copied().skip(worker).step_by(workers);
+        let running: Vec<_> = (0..workers)
+            .map(|worker| {
+                scope.spawn(move || -> Vec<(u64, Vec<String>, String)> {
+                    share(worker)
+                        .filter_map(|seed| match run(seed) {
+                            (log, Err(broken)) => Some((seed, log, broken)),
+                            (_, Ok(())) => None,
+                        })
+                        .collect()
+                })
+            })
+            .collect();
+        running.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    broken.sort_by_key(|(seed, _, _)| *seed);
     if let Some((seed, log, _)) = broken.first() {
         let from = log.len().saturating_sub(SHOWN);
         let laws: Vec<String> = broken.iter().map(|(seed, _, broken)| format!("seed {seed}: {broken}")).collect();
@@ -53,7 +73,7 @@ fn check(seeds: impl IntoIterator<Item = u64>) {
 #[test]
 fn many_nodes_keep_the_laws() {
     match std::env::var("WEFT_SIM_SEED") {
-        Ok(seed) => check([seed.parse().expect("WEFT_SIM_SEED is a number")]),
+        Ok(seeds) => check(range(&seeds).expect("WEFT_SIM_SEED is a number, or two with .. between them")),
         Err(_) => check(0..RUNS),
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 
 use super::{
     dice::Dice,
@@ -25,7 +25,7 @@ use crate::{
         operations::{endpoints, membership, networks, nodes, services},
     },
     api::{
-        Refusal,
+        Refusal, RefusalKind,
         wire::{
             AttachRequest, Availability, NetnsTarget, NetworkCreateRequest, PortSpec, Protocol, ServiceCreateRequest,
             ServiceUpdateRequest,
@@ -34,7 +34,7 @@ use crate::{
     kernel::Faults,
     model::{self, Cluster, ClusterId, ClusterSettings, EndpointId, LinkName, NextHop, Route, RouteTable},
     peer::Token,
-    store::{Revision, Store as _, memory::MemoryStore, record},
+    store::{Revision, Store as _, Watch, memory::MemoryStore, record},
 };
 
 /// Namespaces of one host; some attaches share one with different devices.
@@ -56,6 +56,9 @@ pub(super) struct World {
     pub(super) ledger: Ledger,
     executor: Executor,
     touched: Touched,
+    /// The store's records, followed.
+    pub(super) seen: record::State,
+    watch: Watch,
     metrics: Arc<Metrics>,
     joined: Arc<Mutex<Vec<(Owner, Option<Identity>)>>>,
     /// Nodes whose records are to be removed: their hosts are lost, or their joining failed.
@@ -84,8 +87,12 @@ impl World {
     /// A cluster of one, and hosts that may join it.
     pub(super) fn new(seed: u64) -> Self {
         let dice = Dice::new(seed);
+        let store = Arc::default();
+        let (seen, watch) = watch(&store);
         let mut world = Self {
-            store: Arc::default(),
+            store,
+            seen,
+            watch,
             nodes: Vec::new(),
             ledger: Ledger::default(),
             executor: Executor::default(),
@@ -136,8 +143,23 @@ impl World {
         Ok(())
     }
 
-    fn check(&self) -> Result<(), String> {
-        if self.touched.take() { laws::check_always(self) } else { Ok(()) }
+    fn check(&mut self) -> Result<(), String> {
+        if !self.touched.take() {
+            return Ok(());
+        }
+        self.follow();
+        laws::check_always(self)
+    }
+
+    /// Brings what is seen of the store up to date.
+    fn follow(&mut self) {
+        loop {
+            match self.watch.next().now_or_never() {
+                Some(Some(Ok(changes))) => self.seen.apply(&changes),
+                Some(_) => (self.seen, self.watch) = watch(&self.store),
+                None => return,
+            }
+        }
     }
 
     /// Ends all faults, brings every agent back, and waits until there is nothing left to do.
@@ -216,8 +238,9 @@ impl World {
                 self.ledger.log(format!("{milliseconds} ms pass"));
                 self.pass_time(milliseconds).await;
             }
-            15..40 => self.attach(index),
-            40..51 => self.detach(index),
+            // Several at once, on the same node and on others.
+            15..40 => (0..1 + self.dice.below(5)).for_each(|_| self.attach(self.dice.below(self.nodes.len()))),
+            40..51 => (0..1 + self.dice.below(3)).for_each(|_| self.detach(self.dice.below(self.nodes.len()))),
             51..56 => self.create_network(index),
             56..58 => self.remove_network(index),
             58..63 => self.create_service(index),
@@ -249,7 +272,7 @@ impl World {
         let name = self.fresh_name("node");
         Node {
             underlay: Ipv4Addr::new(192, 0, 2, u8::try_from(self.named % 250 + 1).unwrap()).into(),
-            host: Arc::new(FakeHost::new(&self.dice, &self.touched)),
+            host: Arc::new(FakeHost::new(&self.dice)),
             wire: Arc::new(Wire::new(&self.store, &self.dice, &self.touched)),
             identity: None,
             member: None,
@@ -368,14 +391,34 @@ impl World {
     ) {
         let what = format!("{what} on {}", self.nodes[index].name);
         self.ledger.log(format!("{what} begins"));
-        let (ledger, told) = (self.ledger.clone(), what.clone());
+        let (ledger, told, touched) = (self.ledger.clone(), what.clone(), self.touched.clone());
         let work = async move {
-            match work.await {
+            let done = work.await;
+            touched.set();
+            match done {
                 Ok(()) => ledger.log(format!("{told}: done")),
                 Err(refusal) => ledger.log(format!("{told}: {refusal}")),
             }
         };
         self.executor.spawn(index, Some(what), Box::pin(work));
+    }
+
+    /// Lets an agent remove something; without a plain answer nobody knows how far it came.
+    fn remove(&mut self, index: Owner, what: String, work: impl Future<Output = Result<(), Refusal>> + Send + 'static) {
+        let told = self.fresh_name("removal");
+        self.ledger.told().unsure.insert(told.clone());
+        let ledger = self.ledger.clone();
+        self.operate(index, what, async move {
+            let done = work.await;
+            let is_plain = match done.as_ref().map_err(|refusal| refusal.kind) {
+                Ok(()) | Err(RefusalKind::Conflict | RefusalKind::NotFound) => true,
+                Err(RefusalKind::Unavailable | RefusalKind::Internal | RefusalKind::Invalid) => false,
+            };
+            if is_plain {
+                ledger.told().unsure.remove(&told);
+            }
+            done
+        });
     }
 
     // ---- what people ask for ----
@@ -433,7 +476,7 @@ impl World {
             let network =
                 member.cluster().and_then(|cluster| cluster.endpoints.get(&id).map(|endpoint| endpoint.network));
             let mut told = ledger.told();
-            if reply.created && !is_whole && count() == before {
+            if !is_whole && count() == before {
                 told.broken.push(format!("{name} was answered as attached, and has no link or no route"));
             }
             match network {
@@ -517,7 +560,7 @@ impl World {
         let Some(name) = self.dice.pick(cluster.networks.values().map(|network| network.name.to_string())) else {
             return;
         };
-        self.operate(index, format!("network rm {name}"), async move { networks::remove(&member, &name).await });
+        self.remove(index, format!("network rm {name}"), async move { networks::remove(&member, &name).await });
     }
 
     fn ports(&self) -> Vec<PortSpec> {
@@ -549,7 +592,7 @@ impl World {
 
     fn remove_service(&mut self, index: Owner) {
         let Some((member, name)) = self.some_service(index) else { return };
-        self.operate(index, format!("service rm {name}"), async move { services::remove(&member, &name).await });
+        self.remove(index, format!("service rm {name}"), async move { services::remove(&member, &name).await });
     }
 
     fn some_service(&self, index: Owner) -> Option<(Arc<Member>, String)> {
@@ -619,7 +662,6 @@ impl World {
         if self.dice.strikes(500) {
             node.host.changed.notify_one();
         }
-        self.touched.set();
     }
 
     fn end_namespace(&mut self, index: Owner) {
@@ -638,6 +680,12 @@ impl World {
         self.ledger.log("all leases end");
         self.store.advance(60);
     }
+}
+
+fn watch(store: &MemoryStore) -> (record::State, Watch) {
+    let snapshot = store.snapshot(record::PREFIX).now_or_never().unwrap().unwrap();
+    let watch = store.watch(record::PREFIX, snapshot.revision).now_or_never().unwrap().unwrap();
+    (record::State::from_snapshot(&snapshot), watch)
 }
 
 fn identity(node: &model::Node) -> Identity {
