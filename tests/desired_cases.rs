@@ -1,6 +1,8 @@
 //! What a node should hold, case by case: the steps that bring an empty host there, compared with what is committed under
 //! `tests/goldens/desired/`. `WEFT_BLESS=1 cargo test --test desired_cases` writes them anew; read the difference.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
 use std::{env, fmt::Write as _, fs, net::IpAddr, path::PathBuf};
 
 use weft::{

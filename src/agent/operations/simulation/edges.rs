@@ -148,11 +148,6 @@ impl Kernel for SteppedKernel {
         step().await;
         self.0.connections().await
     }
-
-    async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
-        step().await;
-        self.fake.connections().await
-    }
 }
 
 /// A host in memory. It outlives its agents.
