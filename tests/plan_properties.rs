@@ -297,7 +297,9 @@ impl World {
             sets.insert(SetName::Within(family), within);
         }
         chains.insert(ChainName::Forward, Chain { rules: forward });
-        let raw = vec![Rule::TunnelFromPeer(Family::V4, 7789), Rule::TunnelFromStranger(7789), Rule::SeparateIngress];
+        let underlay = vec![Rule::TunnelFromPeer(Family::V4), Rule::TunnelFromStranger];
+        chains.insert(ChainName::FromUnderlay, Chain { rules: underlay });
+        let raw = vec![Rule::EnterFromUnderlay(7789), Rule::SeparateIngress];
         chains.insert(ChainName::RawPrerouting, Chain { rules: raw });
         let mangle = vec![Rule::EnterFromTunnel, Rule::EnterFromContainer];
         chains.insert(ChainName::ManglePrerouting, Chain { rules: mangle });

@@ -32,15 +32,8 @@ fn chains(cluster: &Cluster, facts: &HostFacts) -> impl Iterator<Item = (ChainNa
     [
         // The tunnel's own packets: known peers only, and no conntrack entry for them. Then, for what came out of the tunnel,
         // the zone, which conntrack must know before it looks.
-        (
-            ChainName::RawPrerouting,
-            vec![
-                Rule::TunnelFromPeer(v4, port),
-                Rule::TunnelFromPeer(v6, port),
-                Rule::TunnelFromStranger(port),
-                Rule::SeparateIngress,
-            ],
-        ),
+        (ChainName::RawPrerouting, vec![Rule::EnterFromUnderlay(port), Rule::SeparateIngress]),
+        (ChainName::FromUnderlay, vec![Rule::TunnelFromPeer(v4), Rule::TunnelFromPeer(v6), Rule::TunnelFromStranger]),
         (ChainName::RawOutput, vec![Rule::TunnelToPeer(v4, port), Rule::TunnelToPeer(v6, port)]),
         // Which way a packet came decides what it may say and which way its answer takes.
         (ChainName::ManglePrerouting, vec![Rule::EnterFromTunnel, Rule::EnterFromContainer]),

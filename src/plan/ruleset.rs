@@ -55,6 +55,7 @@ fn part_of_chain(chain: ChainName) -> Part {
         | ChainName::Forward
         | ChainName::ManglePostrouting
         | ChainName::NatPostrouting
+        | ChainName::FromUnderlay
         | ChainName::FromTunnel
         | ChainName::FromContainer => Part::Guard,
         ChainName::NatPrerouting | ChainName::NatOutput | ChainName::Vip(_) | ChainName::Port(..) => Part::Mesh,

@@ -86,15 +86,8 @@ pub(crate) fn everything() -> Ruleset {
     };
     let refuse = || vec![Rule::RefuseTcp, Rule::RefuseOther];
     for (name, rules) in [
-        (
-            ChainName::RawPrerouting,
-            vec![
-                Rule::TunnelFromPeer(Family::V4, PORT),
-                Rule::TunnelFromPeer(Family::V6, PORT),
-                Rule::TunnelFromStranger(PORT),
-                Rule::SeparateIngress,
-            ],
-        ),
+        (ChainName::RawPrerouting, vec![Rule::EnterFromUnderlay(PORT), Rule::SeparateIngress]),
+        (ChainName::FromUnderlay, [both(Rule::TunnelFromPeer), vec![Rule::TunnelFromStranger]].concat()),
         (ChainName::RawOutput, both(|family| Rule::TunnelToPeer(family, PORT))),
         (ChainName::ManglePrerouting, vec![Rule::EnterFromTunnel, Rule::EnterFromContainer]),
         (ChainName::FromTunnel, vec![Rule::RememberIngress]),

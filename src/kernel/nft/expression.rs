@@ -28,20 +28,22 @@ const DIRECTION_ORIGINAL: u8 = 0;
 pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
     let mut code = Code(list);
     match rule {
-        Rule::TunnelFromPeer(family, port) => {
-            code.address_in(family, Side::Source, SetName::Peers(family));
+        Rule::EnterFromUnderlay(port) => {
             code.udp_destination(port);
+            code.verdict(VERDICT_GOTO, Some(ChainName::FromUnderlay));
+        }
+        Rule::TunnelFromPeer(family) => {
+            code.address_in(family, Side::Source, SetName::Peers(family));
             code.plain("notrack");
             code.accept();
         }
-        Rule::TunnelFromStranger(port) => {
+        Rule::TunnelFromStranger => {
             code.destination_is_local();
-            code.udp_destination(port);
             code.verdict(VERDICT_DROP, None);
         }
         Rule::TunnelToPeer(family, port) => {
-            code.address_in(family, Side::Destination, SetName::Peers(family));
             code.udp_destination(port);
+            code.address_in(family, Side::Destination, SetName::Peers(family));
             code.plain("notrack");
         }
         Rule::SeparateIngress => {

@@ -92,12 +92,13 @@ fn value_text(value: &SetValue) -> String {
 fn statement(rule: Rule) -> String {
     let ours = format!("{}*", LinkName::PREFIX);
     match rule {
-        Rule::TunnelFromPeer(family, port) => {
-            format!("{} saddr @{} udp dport {port} notrack accept", header(family), SetName::Peers(family))
+        Rule::EnterFromUnderlay(port) => format!("udp dport {port} goto from_underlay"),
+        Rule::TunnelFromPeer(family) => {
+            format!("{} saddr @{} notrack accept", header(family), SetName::Peers(family))
         }
-        Rule::TunnelFromStranger(port) => format!("fib daddr type local udp dport {port} drop"),
+        Rule::TunnelFromStranger => "fib daddr type local drop".to_owned(),
         Rule::TunnelToPeer(family, port) => {
-            format!("{} daddr @{} udp dport {port} notrack", header(family), SetName::Peers(family))
+            format!("udp dport {port} {} daddr @{} notrack", header(family), SetName::Peers(family))
         }
         Rule::SeparateIngress => {
             format!("iifname \"{VTEP_LINK}\" ct original zone set ether saddr map @{}", SetName::Zones)

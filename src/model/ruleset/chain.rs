@@ -21,6 +21,8 @@ pub enum ChainName {
     ManglePostrouting,
     /// `nat_postrouting`: masquerades what leaves.
     NatPostrouting,
+    /// `from_underlay`: packets to the tunnel's port, before conntrack.
+    FromUnderlay,
     /// `from_tunnel`: packets that arrived on the tunnel.
     FromTunnel,
     /// `from_container`: packets that arrived from a local container.
@@ -58,7 +60,7 @@ impl ChainName {
             Self::Forward => hook("filter", 2, "forward", 0),
             Self::ManglePostrouting => hook("filter", 4, "postrouting", -150),
             Self::NatPostrouting => hook("nat", 4, "postrouting", 100),
-            Self::FromTunnel | Self::FromContainer | Self::Vip(_) | Self::Port(..) => None,
+            Self::FromUnderlay | Self::FromTunnel | Self::FromContainer | Self::Vip(_) | Self::Port(..) => None,
         }
     }
 }
@@ -74,6 +76,7 @@ impl fmt::Display for ChainName {
             Self::Forward => f.write_str("forward"),
             Self::ManglePostrouting => f.write_str("mangle_postrouting"),
             Self::NatPostrouting => f.write_str("nat_postrouting"),
+            Self::FromUnderlay => f.write_str("from_underlay"),
             Self::FromTunnel => f.write_str("from_tunnel"),
             Self::FromContainer => f.write_str("from_container"),
             Self::Vip(service) => write!(f, "vip_{service}"),
@@ -96,6 +99,7 @@ impl FromStr for ChainName {
             "forward" => Self::Forward,
             "mangle_postrouting" => Self::ManglePostrouting,
             "nat_postrouting" => Self::NatPostrouting,
+            "from_underlay" => Self::FromUnderlay,
             "from_tunnel" => Self::FromTunnel,
             "from_container" => Self::FromContainer,
             _ => match text.split('_').collect::<Vec<_>>().as_slice() {

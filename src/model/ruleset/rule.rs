@@ -6,11 +6,13 @@ use crate::model::{Family, L4};
 /// One rule, named by its purpose. Its text is the comment in the kernel, at most 128 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rule {
-    /// `ip saddr @peers4 udp dport PORT notrack accept`: tunnel packets need no conntrack entry.
-    TunnelFromPeer(Family, u16),
-    /// `fib daddr type local udp dport PORT drop`: only nodes of the cluster may send into the tunnel.
-    TunnelFromStranger(u16),
-    /// `ip daddr @peers4 udp dport PORT notrack`.
+    /// `udp dport PORT goto from_underlay`: one compare for every packet that is not the tunnel's.
+    EnterFromUnderlay(u16),
+    /// `ip saddr @peers4 notrack accept`: tunnel packets need no conntrack entry.
+    TunnelFromPeer(Family),
+    /// `fib daddr type local drop`: only nodes of the cluster may send into the tunnel.
+    TunnelFromStranger,
+    /// `udp dport PORT ip daddr @peers4 notrack`.
     TunnelToPeer(Family, u16),
     /// `iifname "weft.vx" ct original zone set ether saddr map @zones`: one client may use one source port towards two nodes
     /// at once, and the mesh may send both connections to one replica. There their packets look alike; the zone keeps
@@ -89,7 +91,7 @@ impl Rule {
     /// The set or map that the rule looks something up in; it has to be there before the rule and stay as long.
     pub fn set(self) -> Option<SetName> {
         match self {
-            Self::TunnelFromPeer(family, _) | Self::TunnelToPeer(family, _) => Some(SetName::Peers(family)),
+            Self::TunnelFromPeer(family) | Self::TunnelToPeer(family, _) => Some(SetName::Peers(family)),
             Self::RememberIngress => Some(SetName::Vteps),
             Self::SeparateIngress => Some(SetName::Zones),
             Self::DispatchVip(family) => Some(SetName::Vips(family)),
@@ -101,7 +103,8 @@ impl Rule {
                 Some(SetName::Networks(family))
             }
             Self::RefuseInternalOut(family) => Some(SetName::Internal(family)),
-            Self::TunnelFromStranger(_)
+            Self::TunnelFromStranger
+            | Self::EnterFromUnderlay(_)
             | Self::EnterFromTunnel
             | Self::EnterFromContainer
             | Self::DropSpoofed
@@ -117,10 +120,11 @@ impl Rule {
     /// The chain that the rule goes to by itself, not by an element of a map; it has to be there before the rule.
     pub fn chain(self) -> Option<ChainName> {
         match self {
+            Self::EnterFromUnderlay(_) => Some(ChainName::FromUnderlay),
             Self::EnterFromTunnel => Some(ChainName::FromTunnel),
             Self::EnterFromContainer => Some(ChainName::FromContainer),
             Self::TunnelFromPeer(..)
-            | Self::TunnelFromStranger(_)
+            | Self::TunnelFromStranger
             | Self::TunnelToPeer(..)
             | Self::SeparateIngress
             | Self::RememberIngress
@@ -149,8 +153,9 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TunnelFromPeer(family, port) => write!(f, "tunnel-from-peer {} {port}", family.digit()),
-            Self::TunnelFromStranger(port) => write!(f, "tunnel-from-stranger {port}"),
+            Self::EnterFromUnderlay(port) => write!(f, "enter-from-underlay {port}"),
+            Self::TunnelFromPeer(family) => write!(f, "tunnel-from-peer {}", family.digit()),
+            Self::TunnelFromStranger => f.write_str("tunnel-from-stranger"),
             Self::TunnelToPeer(family, port) => write!(f, "tunnel-to-peer {} {port}", family.digit()),
             Self::SeparateIngress => f.write_str("separate-ingress"),
             Self::EnterFromTunnel => f.write_str("enter-from-tunnel"),
@@ -190,8 +195,9 @@ impl FromStr for Rule {
             text.parse().map_err(|_| format!("{text:?} does not belong in a rule of weft's"))
         }
         Ok(match text.split(' ').collect::<Vec<_>>().as_slice() {
-            ["tunnel-from-peer", family, port] => Self::TunnelFromPeer(word(family)?, word(port)?),
-            ["tunnel-from-stranger", port] => Self::TunnelFromStranger(word(port)?),
+            ["enter-from-underlay", port] => Self::EnterFromUnderlay(word(port)?),
+            ["tunnel-from-peer", family] => Self::TunnelFromPeer(word(family)?),
+            ["tunnel-from-stranger"] => Self::TunnelFromStranger,
             ["tunnel-to-peer", family, port] => Self::TunnelToPeer(word(family)?, word(port)?),
             ["separate-ingress"] => Self::SeparateIngress,
             ["enter-from-tunnel"] => Self::EnterFromTunnel,
