@@ -22,7 +22,7 @@ use weft::api::{
 };
 
 /// How many operations there are.
-const OPERATIONS: usize = 26;
+const OPERATIONS: usize = 27;
 
 /// Calls every operation once, with as much in each request as fits, and returns the answers.
 async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
@@ -87,6 +87,7 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
         text(o.service_remove("web").await),
         text(o.attach(attach).await),
         text(o.detach("front/web-1").await),
+        text(o.release("front/web-1").await),
         text(o.endpoint_list().await),
         text(o.endpoint_inspect("é").await),
         text(o.ipam_list().await),

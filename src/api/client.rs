@@ -212,6 +212,10 @@ impl Operations for Client {
         self.delete(&route("/v1/endpoints/", endpoint, "")).await
     }
 
+    async fn release(&self, endpoint: &str) -> Result<(), Refusal> {
+        self.call(Method::POST, &route("/v1/endpoints/", endpoint, "/release"), Vec::new()).await
+    }
+
     async fn endpoint_list(&self) -> Result<Vec<EndpointView>, Refusal> {
         self.get("/v1/endpoints").await
     }

@@ -93,6 +93,10 @@ pub trait Operations: Send + Sync + 'static {
     /// Takes an endpoint of this node off its network and frees its address.
     async fn detach(&self, endpoint: &str) -> Result<(), Refusal>;
 
+    /// The same for an endpoint whose namespace is about to end: done when its name and address are free. The link goes with
+    /// the namespace, or a moment later.
+    async fn release(&self, endpoint: &str) -> Result<(), Refusal>;
+
     /// All endpoints of the cluster by network and name.
     async fn endpoint_list(&self) -> Result<Vec<EndpointView>, Refusal>;
 

@@ -114,6 +114,10 @@ fn endpoints() -> Router<Arc<dyn Operations>> {
             get(|State(o): Agent, Named(endpoint)| answer(async move { o.endpoint_inspect(&endpoint).await }))
                 .delete(|State(o): Agent, Named(endpoint)| done(async move { o.detach(&endpoint).await })),
         )
+        .route(
+            "/v1/endpoints/{endpoint}/release",
+            post(|State(o): Agent, Named(endpoint)| done(async move { o.release(&endpoint).await })),
+        )
 }
 
 /// Runs an operation and answers with what it returns, as JSON.

@@ -90,7 +90,7 @@ impl RunArgs {
             },
         };
 
-        match waiting("detaching", agent.detach(&endpoint)).await {
+        match waiting("detaching", agent.release(&endpoint)).await {
             Ok(()) | Err(Refusal { kind: RefusalKind::NotFound, .. }) => {}
             // The command's own end is what the caller asked about.
             Err(Refusal { kind: _, message, hint }) => {

@@ -298,6 +298,10 @@ impl Operations for Fake {
         }
     }
 
+    async fn release(&self, endpoint: &str) -> Result<(), Refusal> {
+        self.note("release", endpoint, &())
+    }
+
     async fn endpoint_list(&self) -> Result<Vec<EndpointView>, Refusal> {
         self.note("endpoint_list", "", &())?;
         let draining = EndpointView {

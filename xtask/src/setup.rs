@@ -1,7 +1,8 @@
 //! The programs that the tests need: looked for, installed where that can be done without asking, and named where not.
 
 use std::{
-    env,
+    env, fs, io,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
 };
@@ -22,6 +23,9 @@ pub(crate) enum For {
 /// A program, the Debian package that has it, and who needs it.
 type Tool = (&'static str, &'static str, &'static str);
 
+/// etcd itself. Debian starts it as a service and at every boot, which the tests do not want: each starts its own.
+const SERVER_PACKAGE: &str = "etcd-server";
+
 const TOOLS: &[Tool] = &[
     ("ip", "iproute2", "namespaces and links of the scenarios"),
     ("bridge", "iproute2", "damage to the forwarding table in scenario 13"),
@@ -29,6 +33,7 @@ const TOOLS: &[Tool] = &[
     ("conntrack", "conntrack", "looks at connections from outside"),
     ("tcpdump", "tcpdump", "assertions on the wire"),
     ("etcdctl", "etcd-client", "the real client against the embedded store"),
+    ("etcd", SERVER_PACKAGE, "the reference that the stores and their protocol are held against"),
     ("cc", "gcc", "links every program"),
 ];
 
@@ -78,10 +83,66 @@ pub(crate) fn ensure_tools(purpose: For) -> Result<()> {
     apt_get(&["update", "-q"])?;
     let mut words = vec!["install", "-q", "-y", "--no-install-recommends"];
     words.extend(&packages);
-    apt_get(&words)?;
+    {
+        let _held = NoServices::hold()?;
+        apt_get(&words)?;
+    }
+    if packages.contains(&SERVER_PACKAGE) {
+        // For systemd and for init scripts alike (update-rc.d(8), of the essential package init-system-helpers).
+        let disabled = quiet_success(Command::new("update-rc.d").args(["etcd", "disable"]));
+        ensure!(disabled, "etcd is installed, but would start at the next boot: `update-rc.d etcd disable` failed");
+    }
     let still: Vec<&Tool> = missing.into_iter().filter(|(program, ..)| !on_path(program)).collect();
     ensure!(still.is_empty(), "apt-get ended well, yet these are still missing: {}", names(still.into_iter()));
     Ok(())
+}
+
+/// Where Debian's packages ask whether they may start their services.
+const POLICY_PATH: &str = "/usr/sbin/policy-rc.d";
+
+/// 101 is "forbidden by policy" (invoke-rc.d's POLICY-RC.D specification).
+const POLICY: &str =
+    "#!/bin/sh\n# Put here by `cargo xtask setup` while it installs packages; it may be removed.\nexit 101\n";
+
+/// Keeps packages from starting services while it lives. Containers mostly have such a policy; one that is there stays as
+/// it is, since whoever wrote it decided.
+enum NoServices {
+    /// It is ours and goes with us.
+    Ours,
+    /// It was there.
+    Theirs,
+}
+
+impl NoServices {
+    fn hold() -> Result<Self> {
+        match fs::read(POLICY_PATH) {
+            // Left by a run that was killed.
+            Ok(policy) if policy == POLICY.as_bytes() => {}
+            Ok(_) => return Ok(Self::Theirs),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).context(format!("{POLICY_PATH} cannot be read")),
+        }
+        let held = Self::Ours;
+        let context = || format!("{POLICY_PATH}, which keeps packages from starting services, cannot be written");
+        fs::write(POLICY_PATH, POLICY).with_context(context)?;
+        fs::set_permissions(POLICY_PATH, fs::Permissions::from_mode(0o755)).with_context(context)?;
+        Ok(held)
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        match self {
+            Self::Ours => {
+                if let Err(error) = fs::remove_file(POLICY_PATH) {
+                    eprintln!(
+                        "    {POLICY_PATH} could not be removed ({error}): packages start no services while it is there"
+                    );
+                }
+            }
+            Self::Theirs => {}
+        }
+    }
 }
 
 fn apt_get(words: &[&str]) -> Result<()> {

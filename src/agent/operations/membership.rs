@@ -205,7 +205,8 @@ pub(super) fn newcomer(cluster: &Cluster, name: &Name, underlay: std::net::IpAdd
         return Err(Refusal::conflict(format!("the node {} advertises {underlay} already", other.name))
             .with_hint("start this agent with another --advertise ADDR, or remove that node"));
     }
-    let id = NodeId::all().find(|id| !cluster.nodes.contains_key(id));
+    let is_unreadable = |id| cluster.unreadable.iter().any(|record| record.key == record::key_of_node(id));
+    let id = NodeId::all().find(|id| !cluster.nodes.contains_key(id) && !is_unreadable(*id));
     let id = id
         .ok_or_else(|| Refusal::conflict(format!("the cluster has {} nodes, as many as it can number", NodeId::MAX)))?;
     Ok(Node { id, name: name.clone(), underlay, labels: BTreeMap::new(), availability: Availability::Active })

@@ -147,6 +147,11 @@ impl Operations for Arc<Agent> {
         to_the_end(async move { endpoints::detach(&member, &endpoint).await }).await
     }
 
+    async fn release(&self, endpoint: &str) -> Result<(), Refusal> {
+        let (member, endpoint) = (self.member().await?, endpoint.to_owned());
+        to_the_end(async move { endpoints::release(&member, &endpoint).await }).await
+    }
+
     async fn endpoint_list(&self) -> Result<Vec<EndpointView>, Refusal> {
         endpoints::list(&*self.member().await?)
     }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     agent::{
-        configuration::{Decision, configure, put, store_refusal},
+        configuration::{Decision, Fresh, configure, put, store_refusal},
         views,
     },
     api::{
@@ -62,7 +62,7 @@ pub(super) async fn create(member: &Member, request: &NetworkCreateRequest) -> R
         for subnet in &subnets {
             refuse_overlap(cluster, &routed, subnet.prefix)?;
         }
-        let id = free_id(cluster)?;
+        let id = free_id(fresh)?;
         let network = Network { id, name: name.clone(), subnets, internal: request.internal, mtu: request.mtu };
         Ok(Decision::Write(vec![put(record::key_of_network(id), record::encode_network(&network))], (id, true)))
     })
@@ -133,15 +133,17 @@ fn no_room(cluster: &Cluster) -> Refusal {
         .with_hint("name a prefix with --subnet")
 }
 
-fn free_id(cluster: &Cluster) -> Result<NetworkId, Refusal> {
-    // A number whose blocks are not swept yet is not free: they would be taken for the new network's, and its for them.
+/// A number that no record has, be it readable or not; nor any block or endpoint of a network that was removed a moment
+/// ago: they would be taken for the new network's, and its for them.
+fn free_id(fresh: &Fresh) -> Result<NetworkId, Refusal> {
     let has_leftovers = |id: NetworkId| {
         let prefixes = [record::prefix_of_blocks(id), record::prefix_of_endpoints(id)];
-        cluster.unreadable.iter().any(|left| prefixes.iter().any(|prefix| left.key.starts_with(prefix)))
+        let mut unreadable = fresh.cluster.unreadable.iter();
+        unreadable.any(|left| prefixes.iter().any(|prefix| left.key.starts_with(prefix)))
     };
-    let mut free = (1..=u16::MAX)
-        .filter_map(NetworkId::new)
-        .filter(|id| !cluster.networks.contains_key(id) && !has_leftovers(*id));
+    let is_free =
+        |id: &NetworkId| fresh.records.version_of(&record::key_of_network(*id)).is_none() && !has_leftovers(*id);
+    let mut free = (1..=u16::MAX).filter_map(NetworkId::new).filter(is_free);
     free.next().ok_or_else(|| Refusal::conflict("the cluster has as many networks as it can number"))
 }
 
@@ -153,6 +155,14 @@ pub(super) async fn remove(member: &Member, text: &str) -> Result<(), Refusal> {
         let services = cluster.services.values().filter(|service| service.network == network.id);
         let endpoints = lookup::listed(endpoints.map(|endpoint| &endpoint.name));
         let services = lookup::listed(services.map(|service| &service.name));
+        let users = record::prefix_of_endpoints(network.id);
+        if let Some(unreadable) = cluster.unreadable.iter().find(|record| record.key.starts_with(&users)) {
+            return Err(Refusal::conflict(format!(
+                "the network {} is in use by the unreadable record {}",
+                network.name, unreadable.key
+            ))
+            .with_hint("see `weft status`; mend or delete that record first"));
+        }
         let in_use = |what: &str, names: &str| {
             Err(Refusal::conflict(format!("the network {} is in use by {what} {names}", network.name)))
         };

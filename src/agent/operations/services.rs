@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::{Member, lookup};
 use crate::{
     agent::{
-        configuration::{Decision, configure, put},
+        configuration::{Decision, Fresh, configure, put},
         views,
     },
     api::{
@@ -46,7 +46,7 @@ pub(super) async fn create(member: &Member, request: &ServiceCreateRequest) -> R
             return Ok(Decision::Already((existing.id, false)));
         }
         let network = lookup::network(cluster, &request.network)?;
-        let id = free_id(cluster)?;
+        let id = free_id(fresh)?;
         check_ports(cluster, network, &name, id, &request.ports)?;
         let vips = choose_vips(cluster, network)?;
         let ports = request.ports.iter().map(|port| (*port).into()).collect();
@@ -201,10 +201,11 @@ fn choose_vips(cluster: &Cluster, network: &Network) -> Result<Vec<std::net::IpA
     network.subnets.iter().map(choose).collect()
 }
 
-fn free_id(cluster: &Cluster) -> Result<ServiceId, Refusal> {
-    let named: BTreeSet<ServiceId> = cluster.endpoints.values().filter_map(|endpoint| endpoint.service).collect();
-    let mut free = (1..=u16::MAX)
-        .filter_map(ServiceId::new)
-        .filter(|id| !cluster.services.contains_key(id) && !named.contains(id));
+/// A number that no record has, be it readable or not, and that no replica names.
+fn free_id(fresh: &Fresh) -> Result<ServiceId, Refusal> {
+    let named: BTreeSet<ServiceId> = fresh.cluster.endpoints.values().filter_map(|endpoint| endpoint.service).collect();
+    let is_free =
+        |id: &ServiceId| fresh.records.version_of(&record::key_of_service(*id)).is_none() && !named.contains(id);
+    let mut free = (1..=u16::MAX).filter_map(ServiceId::new).filter(is_free);
     free.next().ok_or_else(|| Refusal::conflict("the cluster has as many services as it can number"))
 }

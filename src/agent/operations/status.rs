@@ -115,9 +115,12 @@ pub(in crate::agent) async fn gather(agent: &Agent) {
     metrics.count_connections(&*agent.kernel, &cluster).await;
     let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.endpoints.set(number(cluster.endpoints_on(member.me()).count()));
-    metrics.nodes.with_label_values(&["ready"]).set(number(cluster.alive.len()));
+    metrics
+        .nodes
+        .with_label_values(&["ready"])
+        .set(number(cluster.nodes.keys().filter(|id| mesh::is_alive(&cluster, **id)).count()));
     metrics
         .nodes
         .with_label_values(&["suspended"])
-        .set(number(cluster.nodes.len().saturating_sub(cluster.alive.len())));
+        .set(number(cluster.nodes.keys().filter(|id| !mesh::is_alive(&cluster, **id)).count()));
 }
