@@ -73,9 +73,19 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
         };
         match published {
             Ok(Some(revision)) => {
-                // While it has not come round it counts as starting, lest the next pass remove its link; a cluster that
-                // has it ends that.
-                let cluster = member.cluster_at(revision).await.map_or_else(|| lookup::cluster(member), Ok)?;
+                // Until it has come round it counts as starting, lest the next pass remove its link; a cluster that has it
+                // ends that.
+                let Some(cluster) = member.cluster_at(revision).await else {
+                    let cluster = lookup::cluster(member)?;
+                    return Ok(AttachReply { created: true, endpoint: views::endpoint(&cluster, &endpoint) });
+                };
+                member.reconciler.forget(endpoint.id);
+                if !cluster.endpoints.contains_key(&endpoint.id) {
+                    return Err(Refusal::conflict(format!(
+                        "{} is not there any more: it, or its network, has just been removed by others",
+                        endpoint.name
+                    )));
+                }
                 return Ok(AttachReply { created: true, endpoint: views::endpoint(&cluster, &endpoint) });
             }
             Ok(None) => unlink(member, endpoint.id).await,
