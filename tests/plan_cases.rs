@@ -403,7 +403,6 @@ fn living_link_cases() -> Vec<Case> {
     ]
 }
 
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn link_cases() -> Vec<Case> {
     vec![
         Case(

@@ -133,17 +133,15 @@ fn no_room(cluster: &Cluster) -> Refusal {
         .with_hint("name a prefix with --subnet")
 }
 
-/// A number that no record has, be it readable or not; nor any block or endpoint of a network that was removed a moment
-/// ago: they would be taken for the new network's, and its for them.
+/// A number that no record has, be it readable or not.
 fn free_id(fresh: &Fresh) -> Result<NetworkId, Refusal> {
+    // A number whose blocks are not swept yet is not free: they would be taken for the new network's, and its for them.
     let has_leftovers = |id: NetworkId| {
         let prefixes = [record::prefix_of_blocks(id), record::prefix_of_endpoints(id)];
-        let mut unreadable = fresh.cluster.unreadable.iter();
-        unreadable.any(|left| prefixes.iter().any(|prefix| left.key.starts_with(prefix)))
+        fresh.cluster.unreadable.iter().any(|left| prefixes.iter().any(|prefix| left.key.starts_with(prefix)))
     };
-    let is_free =
-        |id: &NetworkId| fresh.records.version_of(&record::key_of_network(*id)).is_none() && !has_leftovers(*id);
-    let mut free = (1..=u16::MAX).filter_map(NetworkId::new).filter(is_free);
+    let is_free = |id: NetworkId| fresh.records.version_of(&record::key_of_network(id)).is_none();
+    let mut free = (1..=u16::MAX).filter_map(NetworkId::new).filter(|id| is_free(*id) && !has_leftovers(*id));
     free.next().ok_or_else(|| Refusal::conflict("the cluster has as many networks as it can number"))
 }
 

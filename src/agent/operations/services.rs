@@ -205,11 +205,11 @@ fn choose_vips(cluster: &Cluster, network: &Network) -> Result<Vec<std::net::IpA
     network.subnets.iter().map(choose).collect()
 }
 
-/// A number that no record has, be it readable or not, and that no replica names.
+/// A number that no service has, be its record readable or not, and that no endpoint still names.
 fn free_id(fresh: &Fresh) -> Result<ServiceId, Refusal> {
-    let named: BTreeSet<ServiceId> = fresh.cluster.endpoints.values().filter_map(|endpoint| endpoint.service).collect();
-    let is_free =
-        |id: &ServiceId| fresh.records.version_of(&record::key_of_service(*id)).is_none() && !named.contains(id);
-    let mut free = (1..=u16::MAX).filter_map(ServiceId::new).filter(is_free);
+    let endpoints = fresh.cluster.endpoints.values();
+    let named: BTreeSet<ServiceId> = endpoints.filter_map(|endpoint| endpoint.service).collect();
+    let is_free = |id: ServiceId| fresh.records.version_of(&record::key_of_service(id)).is_none();
+    let mut free = (1..=u16::MAX).filter_map(ServiceId::new).filter(|id| is_free(*id) && !named.contains(id));
     free.next().ok_or_else(|| Refusal::conflict("the cluster has as many services as it can number"))
 }
