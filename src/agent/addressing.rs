@@ -28,6 +28,8 @@ pub(super) struct Addressing {
     blocks: BTreeMap<IpNet, (u16, Revision)>,
     /// The address last assigned from each block.
     last: BTreeMap<IpNet, IpAddr>,
+    /// Whether the answer to a publication was lost, and nothing newer has been seen since.
+    is_doubtful: bool,
 }
 
 /// An address, and what must hold when it is published.
@@ -73,6 +75,21 @@ impl Addressing {
     /// Forgets what is known of the blocks, after a publication has shown it to be wrong.
     pub(super) fn forget(&mut self) {
         self.blocks.clear();
+    }
+
+    /// A publication may have been carried out, or not.
+    pub(super) fn doubt(&mut self) {
+        self.is_doubtful = true;
+    }
+
+    /// Whether there is such a publication.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
+    /// Whatever was carried out has been seen.
+    pub(super) fn end_doubt(&mut self) {
+        self.is_doubtful = false;
     }
 
     async fn choose(

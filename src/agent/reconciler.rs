@@ -220,7 +220,9 @@ impl Reconciler {
         {
             let mut starting = self.lock_starting();
             starting.retain(|id, _| !cluster.endpoints.contains_key(id));
-            view.endpoints.extend(starting.iter().map(|(id, endpoint)| (*id, endpoint.clone())));
+            // One whose network has just been removed cannot be linked any more.
+            let linkable = starting.iter().filter(|(_, endpoint)| cluster.networks.contains_key(&endpoint.network));
+            view.endpoints.extend(linkable.map(|(id, endpoint)| (*id, endpoint.clone())));
         }
         let bereft: BTreeSet<EndpointId> = view
             .endpoints_on(work.me)

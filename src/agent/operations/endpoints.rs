@@ -53,6 +53,7 @@ struct Wish {
 /// is sent to a replica that is not there yet. An agent that dies in between leaves a link without a record, which the next
 /// pass removes.
 pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Result<AttachReply, Refusal> {
+    catch_up(member).await?;
     let cluster = lookup::cluster(member)?;
     let wish = check(&*member.host, &cluster, &request)?;
     if let Some(endpoint) = existing(member, &cluster, &wish)? {
@@ -72,9 +73,19 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
         };
         match published {
             Ok(Some(revision)) => {
-                let cluster = member.cluster_at(revision).await;
+                // Until it has come round it counts as starting, lest the next pass remove its link; a cluster that has it
+                // ends that.
+                let Some(cluster) = member.cluster_at(revision).await else {
+                    let cluster = lookup::cluster(member)?;
+                    return Ok(AttachReply { created: true, endpoint: views::endpoint(&cluster, &endpoint) });
+                };
                 member.reconciler.forget(endpoint.id);
-                let cluster = cluster.map_or_else(|| lookup::cluster(member), Ok)?;
+                if !cluster.endpoints.contains_key(&endpoint.id) {
+                    return Err(Refusal::conflict(format!(
+                        "{} is not there any more: it, or its network, has just been removed by others",
+                        endpoint.name
+                    )));
+                }
                 return Ok(AttachReply { created: true, endpoint: views::endpoint(&cluster, &endpoint) });
             }
             Ok(None) => unlink(member, endpoint.id).await,
@@ -92,6 +103,22 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
     }
     Err(Refusal::unavailable(format!("{TRIES_MAX} addresses in a row were taken by other nodes"))
         .with_hint("try again"))
+}
+
+/// After a publication whose answer was lost there may be a record that this node has not seen come round yet. Until then
+/// nothing is attached, lest one device become two endpoints.
+async fn catch_up(member: &Member) -> Result<(), Refusal> {
+    let mut addressing = member.addressing.lock().await;
+    if !addressing.is_doubtful() {
+        return Ok(());
+    }
+    let snapshot = member.store.snapshot(record::PREFIX).await.map_err(store_refusal)?;
+    let newest = snapshot.entries.iter().map(|entry| entry.version).max().unwrap_or_default();
+    if member.cluster_at(newest).await.is_none() {
+        return Err(Refusal::unavailable("this node has not caught up with the store").with_hint("try again"));
+    }
+    addressing.end_doubt();
+    Ok(())
 }
 
 fn check(host: &dyn Host, cluster: &Cluster, request: &AttachRequest) -> Result<Wish, Refusal> {
@@ -310,11 +337,15 @@ async fn publish(member: &Member, endpoint: &Endpoint, conditions: &[Compare]) -
     let mut compares: Vec<Compare> = keys.iter().cloned().map(Compare::Absent).collect();
     compares.extend_from_slice(conditions);
     let writes = keys.into_iter().map(|key| put(key, value.clone())).collect();
-    match member.store.commit(Transaction { compares, writes }).await.map_err(store_refusal)? {
-        Outcome::Committed(revision) => Ok(Some(revision)),
-        Outcome::Conflict => {
+    match member.store.commit(Transaction { compares, writes }).await {
+        Ok(Outcome::Committed(revision)) => Ok(Some(revision)),
+        Ok(Outcome::Conflict) => {
             member.addressing.lock().await.forget();
             Ok(None)
+        }
+        Err(error) => {
+            member.addressing.lock().await.doubt();
+            Err(store_refusal(error))
         }
     }
 }
@@ -329,7 +360,6 @@ async fn unlink(member: &Member, id: EndpointId) {
 pub(super) async fn detach(member: &Arc<Member>, text: &str) -> Result<(), Refusal> {
     let Some((id, revision)) = withdraw_own(member, text).await? else { return Ok(()) };
     member.cluster_at(revision).await;
-    member.reconciler.forget(id);
     let Some(pass) = member.reconciler.pass_with(revision.0).await else {
         return Err(Refusal::unavailable("the record is deleted, but the kernel was not brought up to date in time")
             .with_hint("the agent goes on trying; see `weft status`"));
@@ -356,7 +386,9 @@ async fn withdraw_own(member: &Member, text: &str) -> Result<Option<(EndpointId,
         return Err(Refusal::conflict(format!("the endpoint {} is on {node}", endpoint.name))
             .with_hint(format!("detach it there, or `weft node rm {node}` if that node is gone for good")));
     }
-    Ok(withdraw(member, endpoint).await?.map(|revision| (endpoint.id, revision)))
+    let withdrawn = withdraw(member, endpoint).await?;
+    member.reconciler.forget(endpoint.id);
+    Ok(withdrawn.map(|revision| (endpoint.id, revision)))
 }
 
 /// Deletes an endpoint's record; nothing if it was gone already. Only the record of this very endpoint: its address

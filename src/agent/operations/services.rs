@@ -106,14 +106,18 @@ async fn put_back_if_needed(member: &Member, service: &Service) -> Result<(), Re
         if replicas.is_empty() || cluster.services.contains_key(&service.id) {
             return Ok(Decision::Already(replicas));
         }
-        if let Some(network) = cluster.networks.get(&service.network) {
-            let ports: Vec<PortSpec> = service.ports.iter().map(|port| (*port).into()).collect();
-            check_ports(cluster, network, &service.name, service.id, &ports)?;
-        }
+        let network = cluster.networks.get(&service.network);
+        let network = network.ok_or_else(|| Refusal::internal(format!("the network of {} is gone", service.name)))?;
+        let ports: Vec<PortSpec> = service.ports.iter().map(|port| (*port).into()).collect();
+        check_ports(cluster, network, &service.name, service.id, &ports)?;
         if cluster.service_named(&service.name).is_some() {
             return Err(Refusal::conflict(format!("another service {} was created meanwhile", service.name)));
         }
-        let write = put(record::key_of_service(service.id), record::encode_service(service));
+        let mut service = service.clone();
+        if cluster.services.values().any(|other| other.vips.iter().any(|vip| service.vips.contains(vip))) {
+            service.vips = choose_vips(cluster, network)?;
+        }
+        let write = put(record::key_of_service(service.id), record::encode_service(&service));
         Ok(Decision::Write(vec![write], replicas))
     })
     .await?;

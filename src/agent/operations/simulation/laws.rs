@@ -149,7 +149,7 @@ fn check_mesh(cluster: &Cluster, state: &HostState) -> Result<(), String> {
         }
         ports += service.ports.len();
     }
-    match ruleset.sets.get(&SetName::Ports).map_or(0, |ports| ports.len()) {
+    match ruleset.sets.get(&SetName::Ports).map_or(0, BTreeMap::len) {
         found if found == ports => Ok(()),
         found => Err(format!("{found} ports are answered and {ports} are published")),
     }

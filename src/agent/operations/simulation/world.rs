@@ -1,8 +1,10 @@
 //! The simulated cluster: hosts, the store that they share, and what happens to them.
 
+mod faults;
+mod people;
+
 use std::{
     net::{IpAddr, Ipv4Addr},
-    num::NonZeroU16,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,17 +24,11 @@ use crate::{
         identity::{Identity, StoreUrl},
         member::{Member, OpenStore},
         metrics::Metrics,
-        operations::{endpoints, membership, networks, nodes, services},
+        operations::{membership, nodes},
     },
-    api::{
-        Refusal, RefusalKind,
-        wire::{
-            AttachRequest, Availability, NetnsTarget, NetworkCreateRequest, PortSpec, Protocol, ServiceCreateRequest,
-            ServiceUpdateRequest,
-        },
-    },
+    api::{Refusal, RefusalKind},
     kernel::Faults,
-    model::{self, Cluster, ClusterId, ClusterSettings, EndpointId, LinkName, NextHop, Route, RouteTable},
+    model::{self, Cluster, ClusterId, ClusterSettings},
     peer::Token,
     store::{Revision, Store as _, Watch, memory::MemoryStore, record},
 };
@@ -43,11 +39,14 @@ const NAMESPACES: usize = 6;
 const STRIDE_MAX: usize = 12;
 /// Time in which everything must come to rest: the longest retry is 5 s, the longest wait of an operation 15 s, and an
 /// operation may wait for a few of them one after the other.
-const REST_MAX: Duration = Duration::from_secs(180);
+const REST_MAX: Duration = Duration::from_mins(3);
 /// The least time that counts as rest: a periodic look (10 s) has found nothing to do.
 const REST_MIN: Duration = Duration::from_secs(12);
 /// Steps without time passing after which nobody will ever rest.
 const STEPS_MAX: usize = 200_000;
+
+/// How each attempt to join ended, until somebody looks.
+type Joined = Arc<Mutex<Vec<(Owner, Option<Identity>)>>>;
 
 pub(super) struct World {
     pub(super) dice: Dice,
@@ -60,7 +59,7 @@ pub(super) struct World {
     pub(super) seen: record::State,
     watch: Watch,
     metrics: Arc<Metrics>,
-    joined: Arc<Mutex<Vec<(Owner, Option<Identity>)>>>,
+    joined: Joined,
     /// Nodes whose records are to be removed: their hosts are lost, or their joining failed.
     lost: Vec<String>,
     named: usize,
@@ -88,10 +87,10 @@ impl World {
     pub(super) fn new(seed: u64) -> Self {
         let dice = Dice::new(seed);
         let store = Arc::default();
-        let (seen, watch) = watch(&store);
+        let (records, watch) = follow(&store);
         let mut world = Self {
             store,
-            seen,
+            seen: records,
             watch,
             nodes: Vec::new(),
             ledger: Ledger::default(),
@@ -156,7 +155,7 @@ impl World {
         loop {
             match self.watch.next().now_or_never() {
                 Some(Some(Ok(changes))) => self.seen.apply(&changes),
-                Some(_) => (self.seen, self.watch) = watch(&self.store),
+                Some(_) => (self.seen, self.watch) = follow(&self.store),
                 None => return,
             }
         }
@@ -239,8 +238,8 @@ impl World {
                 self.pass_time(milliseconds).await;
             }
             // Several at once, on the same node and on others.
-            15..40 => (0..1 + self.dice.below(5)).for_each(|_| self.attach(self.dice.below(self.nodes.len()))),
-            40..51 => (0..1 + self.dice.below(3)).for_each(|_| self.detach(self.dice.below(self.nodes.len()))),
+            15..40 => (0..=self.dice.below(5)).for_each(|_| self.attach(self.dice.below(self.nodes.len()))),
+            40..51 => (0..=self.dice.below(3)).for_each(|_| self.detach(self.dice.below(self.nodes.len()))),
             51..56 => self.create_network(index),
             56..58 => self.remove_network(index),
             58..63 => self.create_service(index),
@@ -281,8 +280,6 @@ impl World {
             name,
         }
     }
-
-    // ---- agents ----
 
     /// Starts the agent of a host, unless it runs; one that belongs to no cluster joins.
     fn start(&mut self, index: Owner) {
@@ -420,269 +417,9 @@ impl World {
             done
         });
     }
-
-    // ---- what people ask for ----
-
-    fn attach(&mut self, index: Owner) {
-        let Some(member) = self.member(index) else { return };
-        let busy: Vec<String> = self.executor.operations().map(str::to_owned).collect();
-        let again = self.dice.strikes(300).then(|| {
-            let told = self.ledger.told();
-            let idle = told.wished.iter().filter(|(name, (owner, _))| {
-                *owner == index
-                    && !told.live.values().any(|live| live.name == **name)
-                    && !busy.iter().any(|operation| operation.contains(&format!(" {name} ")))
-            });
-            self.dice.pick(idle.map(|(_, (_, request))| request.clone()))
-        });
-        let request = match again.flatten() {
-            Some(request) => request,
-            None => match self.wish(&member) {
-                Some(request) => request,
-                None => return,
-            },
-        };
-        let name = request.name.clone().unwrap();
-        let NetnsTarget::Path(path) = request.netns.clone() else { return };
-        let node = &self.nodes[index];
-        let (host, damages) = (Arc::clone(&node.host), Arc::clone(&node.damages));
-        if host.inspect(&path).is_none() {
-            host.make_namespace(&path);
-        }
-        {
-            let mut told = self.ledger.told();
-            told.wished.insert(name.clone(), (index, request.clone()));
-            told.doubtful.insert(name.clone());
-        }
-        let ledger = self.ledger.clone();
-        let count = move || *damages.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = count();
-        let inode = host.inspect(&path);
-        self.operate(index, format!("attach {name}"), async move {
-            let reply = endpoints::attach(&member, request).await?;
-            let id: EndpointId = reply.endpoint.id.parse().unwrap();
-            let addresses: Vec<IpAddr> = reply.endpoint.addresses.iter().map(|text| text.parse().unwrap()).collect();
-            if host.inspect(&path) != inode {
-                // It was released meanwhile, or will be.
-                return Ok(());
-            }
-            let link = LinkName::of_endpoint(id);
-            let state = host.kernel.state();
-            let is_whole = state.links.contains_key(&link)
-                && addresses.iter().all(|address| {
-                    let route = state.routes.get(&(RouteTable::MAIN, (*address).into()));
-                    route == Some(&Route { next_hop: NextHop::Link(link.clone()) })
-                });
-            let network =
-                member.cluster().and_then(|cluster| cluster.endpoints.get(&id).map(|endpoint| endpoint.network));
-            let mut told = ledger.told();
-            if !is_whole && count() == before {
-                told.broken.push(format!("{name} was answered as attached, and has no link or no route"));
-            }
-            match network {
-                Some(network) => {
-                    told.log.push(format!("{name} is {id} with {addresses:?}"));
-                    told.live.insert(id, Live { name: name.clone(), owner: index, path, network, addresses });
-                    told.doubtful.remove(&name);
-                }
-                None => told.log.push(format!("{name} was answered as attached, and is not in sight")),
-            }
-            Ok(())
-        });
-    }
-
-    fn wish(&mut self, member: &Member) -> Option<AttachRequest> {
-        let cluster = member.cluster()?;
-        let network = self.dice.pick(cluster.networks.values().cloned())?;
-        let of_network = cluster.services.values().filter(|service| service.network == network.id);
-        let service = self.dice.pick(of_network.map(|service| service.name.to_string()));
-        let service = service.filter(|_| self.dice.strikes(600));
-        let ip = self.dice.strikes(150).then(|| {
-            let base = network.subnets[0].prefix.network();
-            let IpAddr::V4(base) = base else { return base };
-            IpAddr::V4((u32::from(base) + u32::try_from(self.dice.below(60)).unwrap()).into())
-        });
-        let name = self.fresh_name("endpoint");
-        let path = format!("/run/netns/{}", self.dice.below(NAMESPACES));
-        Some(AttachRequest {
-            netns: NetnsTarget::Path(path),
-            network: network.name.to_string(),
-            ifname: format!("eth{}", self.named),
-            name: Some(name),
-            aliases: vec![],
-            service,
-            ip: ip.map(|ip| ip.to_string()),
-            weight: NonZeroU16::new(u16::try_from(1 + self.dice.below(3)).unwrap()).unwrap(),
-            loopback_up: self.dice.strikes(500),
-        })
-    }
-
-    fn detach(&mut self, index: Owner) {
-        let Some(member) = self.member(index) else { return };
-        let mut told = self.ledger.told();
-        let own = told.live.iter().filter(|(_, live)| live.owner == index);
-        let Some(id) = self.dice.pick(own.map(|(id, _)| *id)) else { return };
-        let Some(live) = told.live.remove(&id) else { return };
-        told.doubtful.insert(live.name.clone());
-        drop(told);
-        let (ledger, host) = (self.ledger.clone(), Arc::clone(&self.nodes[index].host));
-        let name = live.name;
-        self.operate(index, format!("detach {name}"), async move {
-            endpoints::detach(&member, &id.to_string()).await?;
-            let mut told = ledger.told();
-            told.doubtful.remove(&name);
-            if host.kernel.state().links.contains_key(&LinkName::of_endpoint(id)) {
-                told.broken.push(format!("{name} was answered as detached, and still has its link"));
-            }
-            Ok(())
-        });
-    }
-
-    fn create_network(&mut self, index: Owner) {
-        let Some(member) = self.member(index) else { return };
-        let name = self.fresh_name("network");
-        // Small ones run out of blocks, then of addresses.
-        let subnets = match self.dice.below(3) {
-            0 => vec![],
-            1 => vec![format!("10.{}.0.0/26", 1 + self.dice.below(3))],
-            _ => vec![format!("10.{}.0.0/24", 1 + self.dice.below(5))],
-        };
-        let mtu = self.dice.strikes(200).then_some(1300);
-        let request = NetworkCreateRequest { name, subnets, internal: self.dice.strikes(200), mtu };
-        self.operate(index, format!("network create {} {:?}", request.name, request.subnets), async move {
-            networks::create(&member, &request).await.map(|_| ())
-        });
-    }
-
-    fn remove_network(&mut self, index: Owner) {
-        let Some(member) = self.member(index) else { return };
-        let cluster = member.cluster().unwrap();
-        let Some(name) = self.dice.pick(cluster.networks.values().map(|network| network.name.to_string())) else {
-            return;
-        };
-        self.remove(index, format!("network rm {name}"), async move { networks::remove(&member, &name).await });
-    }
-
-    fn ports(&self) -> Vec<PortSpec> {
-        let port = |number: usize| NonZeroU16::new(u16::try_from(number).unwrap()).unwrap();
-        let protocol = if self.dice.strikes(500) { Protocol::Tcp } else { Protocol::Udp };
-        (0..self.dice.below(3))
-            .map(|_| PortSpec { published: port(8000 + self.dice.below(6)), target: port(80), protocol })
-            .collect()
-    }
-
-    fn create_service(&mut self, index: Owner) {
-        let Some(member) = self.member(index) else { return };
-        let cluster = member.cluster().unwrap();
-        let networks = cluster.networks.values().map(|network| network.name.to_string());
-        let Some(network) = self.dice.pick(networks) else { return };
-        let request = ServiceCreateRequest { name: self.fresh_name("service"), network, ports: self.ports() };
-        self.operate(index, format!("service create {} in {}", request.name, request.network), async move {
-            services::create(&member, &request).await.map(|_| ())
-        });
-    }
-
-    fn update_service(&mut self, index: Owner) {
-        let Some((member, name)) = self.some_service(index) else { return };
-        let request = ServiceUpdateRequest { ports: Some(self.ports()), add_ports: vec![], remove_ports: vec![] };
-        self.operate(index, format!("service update {name}"), async move {
-            services::update(&member, &name, &request).await.map(|_| ())
-        });
-    }
-
-    fn remove_service(&mut self, index: Owner) {
-        let Some((member, name)) = self.some_service(index) else { return };
-        self.remove(index, format!("service rm {name}"), async move { services::remove(&member, &name).await });
-    }
-
-    fn some_service(&self, index: Owner) -> Option<(Arc<Member>, String)> {
-        let member = self.member(index)?;
-        let cluster = member.cluster()?;
-        let name = self.dice.pick(cluster.services.values().map(|service| service.name.to_string()))?;
-        Some((member, name))
-    }
-
-    fn set_availability(&mut self, index: Owner) {
-        let Some(member) = self.member(index) else { return };
-        let cluster = member.cluster().unwrap();
-        let Some(name) = self.dice.pick(cluster.nodes.values().map(|node| node.name.to_string())) else { return };
-        let wanted = if self.dice.strikes(400) { Availability::Drain } else { Availability::Active };
-        self.operate(index, format!("node update {name} to {wanted:?}"), async move {
-            nodes::set_availability(&member, &name, wanted).await.map(|_| ())
-        });
-    }
-
-    // ---- what goes wrong ----
-
-    fn disturb_store(&mut self, index: Owner) {
-        let all = self.dice.strikes(200);
-        let chosen = self.nodes.iter().enumerate().filter(|(each, _)| all || *each == index);
-        let wires: Vec<Arc<Wire>> = chosen.map(|(_, node)| Arc::clone(&node.wire)).collect();
-        let whose = if all { "all" } else { self.nodes[index].name.as_str() };
-        let what = self.dice.below(5);
-        self.ledger.log(format!("the store of {whose}: {}", ["away", "shaky", "back", "back", "back"][what]));
-        for wire in wires {
-            match what {
-                0 => wire.cut(),
-                1 => wire.lose(60),
-                _ => wire.heal(),
-            }
-        }
-    }
-
-    fn disturb_kernel(&mut self, index: Owner) {
-        let kernel = &self.nodes[index].host.kernel;
-        let what = self.dice.below(4);
-        self.ledger.log(format!("the kernel of {}: fault {what}", self.nodes[index].name));
-        match what {
-            0 => {
-                let dice = self.dice.clone();
-                kernel.set_faults(Faults::When(Box::new(move |_| dice.strikes(100))));
-            }
-            1 => kernel.set_faults(Faults::After(self.dice.below(6))),
-            2 => kernel.fail_observations(1 + self.dice.below(3)),
-            _ => kernel.set_faults(Faults::None),
-        }
-    }
-
-    /// Somebody deletes rows of ours.
-    fn damage(&mut self, index: Owner) {
-        let node = &self.nodes[index];
-        self.ledger.log(format!("somebody damages the kernel of {}", node.name));
-        *node.damages.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        let kernel = &node.host.kernel;
-        let state = kernel.state();
-        let steps =
-            crate::plan::plan(&model::HostState { sysctls: state.sysctls.clone(), ..Default::default() }, &state);
-        let all = self.dice.strikes(200);
-        for step in steps.iter().filter(|_| all || self.dice.strikes(150)) {
-            // Some of them cannot be done alone; then there is less damage.
-            let _ = kernel.apply_now(step);
-        }
-        if self.dice.strikes(500) {
-            node.host.changed.notify_one();
-        }
-    }
-
-    fn end_namespace(&mut self, index: Owner) {
-        let path = format!("/run/netns/{}", self.dice.below(NAMESPACES));
-        self.ledger.log(format!("{path} ends on {}", self.nodes[index].name));
-        let mut told = self.ledger.told();
-        let gone = told.live.extract_if(.., |_, live| live.owner == index && live.path == path);
-        let gone: Vec<String> = gone.map(|(_, live)| live.name).collect();
-        told.doubtful.extend(gone);
-        drop(told);
-        self.nodes[index].host.end_namespace(&path);
-    }
-
-    /// The store forgets all leases: it was away for longer than they last.
-    fn end_leases(&mut self) {
-        self.ledger.log("all leases end");
-        self.store.advance(60);
-    }
 }
 
-fn watch(store: &MemoryStore) -> (record::State, Watch) {
+fn follow(store: &MemoryStore) -> (record::State, Watch) {
     let snapshot = store.snapshot(record::PREFIX).now_or_never().unwrap().unwrap();
     let watch = store.watch(record::PREFIX, snapshot.revision).now_or_never().unwrap().unwrap();
     (record::State::from_snapshot(&snapshot), watch)

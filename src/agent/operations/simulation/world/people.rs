@@ -1,0 +1,211 @@
+//! What people ask of agents.
+
+use std::{
+    net::IpAddr,
+    num::NonZeroU16,
+    sync::{Arc, PoisonError},
+};
+
+use super::{Live, NAMESPACES, Owner, World};
+use crate::{
+    agent::{
+        member::Member,
+        operations::{endpoints, networks, nodes, services},
+    },
+    api::wire::{
+        AttachRequest, Availability, NetnsTarget, NetworkCreateRequest, PortSpec, Protocol, ServiceCreateRequest,
+        ServiceUpdateRequest,
+    },
+    model::{EndpointId, LinkName, NextHop, Route, RouteTable},
+};
+
+impl World {
+    pub(super) fn attach(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let busy: Vec<String> = self.executor.operations().map(str::to_owned).collect();
+        let again = self.dice.strikes(300).then(|| {
+            let told = self.ledger.told();
+            let idle = told.wished.iter().filter(|(name, (owner, _))| {
+                *owner == index
+                    && !told.live.values().any(|live| live.name == **name)
+                    && !busy.iter().any(|operation| operation.contains(&format!(" {name} ")))
+            });
+            self.dice.pick(idle.map(|(_, (_, request))| request.clone()))
+        });
+        let request = match again.flatten() {
+            Some(request) => request,
+            None => match self.wish(&member) {
+                Some(request) => request,
+                None => return,
+            },
+        };
+        let name = request.name.clone().unwrap();
+        let NetnsTarget::Path(path) = request.netns.clone() else { return };
+        let node = &self.nodes[index];
+        let (host, damages) = (Arc::clone(&node.host), Arc::clone(&node.damages));
+        if host.inspect(&path).is_none() {
+            host.make_namespace(&path);
+        }
+        {
+            let mut told = self.ledger.told();
+            told.wished.insert(name.clone(), (index, request.clone()));
+            told.doubtful.insert(name.clone());
+        }
+        let ledger = self.ledger.clone();
+        let count = move || *damages.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = count();
+        let inode = host.inspect(&path);
+        self.operate(index, format!("attach {name}"), async move {
+            let reply = endpoints::attach(&member, request).await?;
+            let id: EndpointId = reply.endpoint.id.parse().unwrap();
+            let addresses: Vec<IpAddr> = reply.endpoint.addresses.iter().map(|text| text.parse().unwrap()).collect();
+            if host.inspect(&path) != inode {
+                // It was released meanwhile, or will be.
+                return Ok(());
+            }
+            let link = LinkName::of_endpoint(id);
+            let state = host.kernel.state();
+            let is_whole = state.links.contains_key(&link)
+                && addresses.iter().all(|address| {
+                    let route = state.routes.get(&(RouteTable::MAIN, (*address).into()));
+                    route == Some(&Route { next_hop: NextHop::Link(link.clone()) })
+                });
+            let network =
+                member.cluster().and_then(|cluster| cluster.endpoints.get(&id).map(|endpoint| endpoint.network));
+            let mut told = ledger.told();
+            if !is_whole && count() == before {
+                told.broken.push(format!("{name} was answered as attached, and has no link or no route"));
+            }
+            match network {
+                Some(network) => {
+                    told.log.push(format!("{name} is {id} with {addresses:?}"));
+                    told.live.insert(id, Live { name: name.clone(), owner: index, path, network, addresses });
+                    told.doubtful.remove(&name);
+                }
+                None => told.log.push(format!("{name} was answered as attached, and is not in sight")),
+            }
+            Ok(())
+        });
+    }
+
+    fn wish(&mut self, member: &Member) -> Option<AttachRequest> {
+        let cluster = member.cluster()?;
+        let network = self.dice.pick(cluster.networks.values().cloned())?;
+        let of_network = cluster.services.values().filter(|service| service.network == network.id);
+        let service = self.dice.pick(of_network.map(|service| service.name.to_string()));
+        let service = service.filter(|_| self.dice.strikes(600));
+        let ip = self.dice.strikes(150).then(|| {
+            let base = network.subnets[0].prefix.network();
+            let IpAddr::V4(base) = base else { return base };
+            IpAddr::V4((u32::from(base) + u32::try_from(self.dice.below(60)).unwrap()).into())
+        });
+        let name = self.fresh_name("endpoint");
+        let path = format!("/run/netns/{}", self.dice.below(NAMESPACES));
+        Some(AttachRequest {
+            netns: NetnsTarget::Path(path),
+            network: network.name.to_string(),
+            ifname: format!("eth{}", self.named),
+            name: Some(name),
+            aliases: vec![],
+            service,
+            ip: ip.map(|ip| ip.to_string()),
+            weight: NonZeroU16::new(u16::try_from(1 + self.dice.below(3)).unwrap()).unwrap(),
+            loopback_up: self.dice.strikes(500),
+        })
+    }
+
+    pub(super) fn detach(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let mut told = self.ledger.told();
+        let own = told.live.iter().filter(|(_, live)| live.owner == index);
+        let Some(id) = self.dice.pick(own.map(|(id, _)| *id)) else { return };
+        let Some(live) = told.live.remove(&id) else { return };
+        told.doubtful.insert(live.name.clone());
+        drop(told);
+        let (ledger, host) = (self.ledger.clone(), Arc::clone(&self.nodes[index].host));
+        let name = live.name;
+        self.operate(index, format!("detach {name}"), async move {
+            endpoints::detach(&member, &id.to_string()).await?;
+            let mut told = ledger.told();
+            told.doubtful.remove(&name);
+            if host.kernel.state().links.contains_key(&LinkName::of_endpoint(id)) {
+                told.broken.push(format!("{name} was answered as detached, and still has its link"));
+            }
+            Ok(())
+        });
+    }
+
+    pub(super) fn create_network(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let name = self.fresh_name("network");
+        // Small ones run out of blocks, then of addresses.
+        let subnets = match self.dice.below(3) {
+            0 => vec![],
+            1 => vec![format!("10.{}.0.0/26", 1 + self.dice.below(3))],
+            _ => vec![format!("10.{}.0.0/24", 1 + self.dice.below(5))],
+        };
+        let mtu = self.dice.strikes(200).then_some(1300);
+        let request = NetworkCreateRequest { name, subnets, internal: self.dice.strikes(200), mtu };
+        self.operate(index, format!("network create {} {:?}", request.name, request.subnets), async move {
+            networks::create(&member, &request).await.map(|_| ())
+        });
+    }
+
+    pub(super) fn remove_network(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let cluster = member.cluster().unwrap();
+        let Some(name) = self.dice.pick(cluster.networks.values().map(|network| network.name.to_string())) else {
+            return;
+        };
+        self.remove(index, format!("network rm {name}"), async move { networks::remove(&member, &name).await });
+    }
+
+    fn ports(&self) -> Vec<PortSpec> {
+        let port = |number: usize| NonZeroU16::new(u16::try_from(number).unwrap()).unwrap();
+        let protocol = if self.dice.strikes(500) { Protocol::Tcp } else { Protocol::Udp };
+        (0..self.dice.below(3))
+            .map(|_| PortSpec { published: port(8000 + self.dice.below(6)), target: port(80), protocol })
+            .collect()
+    }
+
+    pub(super) fn create_service(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let cluster = member.cluster().unwrap();
+        let networks = cluster.networks.values().map(|network| network.name.to_string());
+        let Some(network) = self.dice.pick(networks) else { return };
+        let request = ServiceCreateRequest { name: self.fresh_name("service"), network, ports: self.ports() };
+        self.operate(index, format!("service create {} in {}", request.name, request.network), async move {
+            services::create(&member, &request).await.map(|_| ())
+        });
+    }
+
+    pub(super) fn update_service(&mut self, index: Owner) {
+        let Some((member, name)) = self.some_service(index) else { return };
+        let request = ServiceUpdateRequest { ports: Some(self.ports()), add_ports: vec![], remove_ports: vec![] };
+        self.operate(index, format!("service update {name}"), async move {
+            services::update(&member, &name, &request).await.map(|_| ())
+        });
+    }
+
+    pub(super) fn remove_service(&mut self, index: Owner) {
+        let Some((member, name)) = self.some_service(index) else { return };
+        self.remove(index, format!("service rm {name}"), async move { services::remove(&member, &name).await });
+    }
+
+    fn some_service(&self, index: Owner) -> Option<(Arc<Member>, String)> {
+        let member = self.member(index)?;
+        let cluster = member.cluster()?;
+        let name = self.dice.pick(cluster.services.values().map(|service| service.name.to_string()))?;
+        Some((member, name))
+    }
+
+    pub(super) fn set_availability(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let cluster = member.cluster().unwrap();
+        let Some(name) = self.dice.pick(cluster.nodes.values().map(|node| node.name.to_string())) else { return };
+        let wanted = if self.dice.strikes(400) { Availability::Drain } else { Availability::Active };
+        self.operate(index, format!("node update {name} to {wanted:?}"), async move {
+            nodes::set_availability(&member, &name, wanted).await.map(|_| ())
+        });
+    }
+}
