@@ -78,7 +78,14 @@ fn base() -> HostState {
     let mut state = HostState::default();
     set(&mut state, "net/ipv4/ip_forward", "1");
     set(&mut state, "net/ipv4/conf/weft.vx/rp_filter", "2");
-    state.vtep = Some(Vtep { mac: Mac::of_vtep(peer(1)), vni: 77, port: 7789, local: ip("192.0.2.1"), mtu: 1450 });
+    state.vtep = Some(Vtep {
+        mac: Mac::of_vtep(peer(1)),
+        vni: 77,
+        port: 7789,
+        local: ip("192.0.2.1"),
+        mtu: 1450,
+        address: ip("169.254.64.1"),
+    });
     state.fdb.insert(Mac::of_vtep(peer(2)), ip("192.0.2.2"));
     state.neighbours.insert(ip("10.9.2.1"), Mac::of_vtep(peer(2)));
     state.routes.insert(main_route("10.9.2.0/24"), to(NextHop::Tunnel(ip("10.9.2.1"))));
@@ -154,7 +161,7 @@ fn device_cases() -> Vec<Case> {
             |d| d.vtep.as_mut().unwrap().local = ip("192.0.2.9"),
             AS_IS,
             &[
-                "ip link add weft.vx address 02:77:65:66:00:01 mtu 1450 up type vxlan id 77 local 192.0.2.9 dstport 7789 nolearning",
+                "ip link add weft.vx address 02:77:65:66:00:01 mtu 1450 up type vxlan id 77 local 192.0.2.9 dstport 7789 nolearning; ip addr add 169.254.64.1 dev weft.vx scope link",
                 "sysctl -w net/ipv4/conf/weft.vx/rp_filter=2",
                 "bridge fdb replace 02:77:65:66:00:02 dev weft.vx dst 192.0.2.2",
                 "ip neigh replace 10.9.2.1 lladdr 02:77:65:66:00:02 dev weft.vx nud permanent",
@@ -172,7 +179,7 @@ fn device_cases() -> Vec<Case> {
                 o.routes.insert(main_route("10.9.3.0/24"), to(NextHop::Tunnel(ip("10.9.3.1"))));
             },
             &[
-                "ip link add weft.vx address 02:77:65:66:00:01 mtu 1450 up type vxlan id 78 local 192.0.2.1 dstport 7789 nolearning",
+                "ip link add weft.vx address 02:77:65:66:00:01 mtu 1450 up type vxlan id 78 local 192.0.2.1 dstport 7789 nolearning; ip addr add 169.254.64.1 dev weft.vx scope link",
                 "sysctl -w net/ipv4/conf/weft.vx/rp_filter=2",
                 "bridge fdb replace 02:77:65:66:00:02 dev weft.vx dst 192.0.2.2",
                 "ip neigh replace 10.9.2.1 lladdr 02:77:65:66:00:02 dev weft.vx nud permanent",
@@ -576,7 +583,7 @@ fn drift_cases() -> Vec<Case> {
             AS_IS,
             |o| FakeState::of(o).apply(&Step::DeleteVtep),
             &[
-                "ip link add weft.vx address 02:77:65:66:00:01 mtu 1450 up type vxlan id 77 local 192.0.2.1 dstport 7789 nolearning",
+                "ip link add weft.vx address 02:77:65:66:00:01 mtu 1450 up type vxlan id 77 local 192.0.2.1 dstport 7789 nolearning; ip addr add 169.254.64.1 dev weft.vx scope link",
                 "sysctl -w net/ipv4/conf/weft.vx/rp_filter=2",
                 "bridge fdb replace 02:77:65:66:00:02 dev weft.vx dst 192.0.2.2",
                 "ip neigh replace 10.9.2.1 lladdr 02:77:65:66:00:02 dev weft.vx nud permanent",
@@ -632,7 +639,7 @@ fn drift_cases() -> Vec<Case> {
             &[
                 "sysctl -w net/ipv4/ip_forward=1",
                 "nft add table inet weft; add set networks4; add chain forward; and 2 more changes",
-                "ip link add weft.vx address 02:77:65:66:00:01 mtu 1450 up type vxlan id 77 local 192.0.2.1 dstport 7789 nolearning",
+                "ip link add weft.vx address 02:77:65:66:00:01 mtu 1450 up type vxlan id 77 local 192.0.2.1 dstport 7789 nolearning; ip addr add 169.254.64.1 dev weft.vx scope link",
                 "sysctl -w net/ipv4/conf/weft.vx/rp_filter=2",
                 "bridge fdb replace 02:77:65:66:00:02 dev weft.vx dst 192.0.2.2",
                 "ip neigh replace 10.9.2.1 lladdr 02:77:65:66:00:02 dev weft.vx nud permanent",

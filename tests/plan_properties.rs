@@ -132,6 +132,7 @@ impl World {
                 port: 7789,
                 local: Ipv4Addr::new(192, 0, 2, if choice.is_moved { 101 } else { 1 }).into(),
                 mtu: choice.mtu,
+                address: Ipv4Addr::new(169, 254, 64, 1).into(),
             });
             set(&mut state, "net/ipv4/conf/weft.vx/rp_filter".into(), "2");
             set(&mut state, "net/ipv6/conf/weft.vx/disable_ipv6".into(), "0");

@@ -37,8 +37,7 @@ use crate::{
     },
 };
 
-/// The port for the store and for joining nodes, on the advertised address.
-pub(super) const PEER_PORT: u16 = 7780;
+pub(super) use crate::model::PEER_PORT;
 /// How long a reader waits for its own write to come round; the store answers within milliseconds or is away.
 const CATCH_UP: Duration = Duration::from_secs(5);
 

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use crate::{
     mesh,
-    model::{Chain, ChainName, Cluster, Family, HostFacts, Mac, Node, Rule, Ruleset, SetKey, SetName, SetValue},
+    model::{
+        Chain, ChainName, Cluster, Family, HostFacts, Mac, Node, PEER_PORT, Rule, Ruleset, SetKey, SetName, SetValue,
+    },
     overlay,
 };
 
@@ -40,17 +42,29 @@ fn chains(cluster: &Cluster, facts: &HostFacts) -> impl Iterator<Item = (ChainNa
         (ChainName::FromTunnel, vec![Rule::RememberIngress]),
         (ChainName::FromContainer, vec![Rule::DropSpoofed, Rule::ReturnToIngress(mask)]),
         // The front door.
-        (ChainName::NatPrerouting, vec![Rule::DispatchVip(v4), Rule::DispatchVip(v6), Rule::DispatchPublished]),
         (
-            ChainName::NatOutput,
+            ChainName::NatPrerouting,
             vec![
                 Rule::DispatchVip(v4),
                 Rule::DispatchVip(v6),
+                Rule::DispatchPublished,
+                Rule::DispatchPublishedAtPeer(v4),
+                Rule::DispatchPublishedAtPeer(v6),
+            ],
+        ),
+        (
+            ChainName::NatOutput,
+            vec![
+                Rule::DispatchVipLocally(v4),
+                Rule::DispatchVipLocally(v6),
                 Rule::DispatchPublishedLocally(v4),
                 Rule::DispatchPublishedLocally(v6),
+                Rule::DispatchPublishedAtPeerLocally(v4),
+                Rule::DispatchPublishedAtPeerLocally(v6),
             ],
         ),
         // Isolation.
+        (ChainName::Input, vec![Rule::RefusePeerPort(PEER_PORT)]),
         (
             ChainName::Forward,
             vec![

@@ -26,7 +26,7 @@ pub use host::{
 pub use mac::Mac;
 pub use name::{Name, NameError};
 pub use network::{Network, NetworkId, Subnet};
-pub use node::{Availability, Node, NodeId};
+pub use node::{Availability, Node, NodeId, PEER_PORT};
 pub use protocol::{Family, L4};
 pub use ruleset::{Chain, ChainName, Connections, Hook, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, Slot};
 pub use service::{PublishedPort, Service, ServiceId};

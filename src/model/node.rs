@@ -47,6 +47,9 @@ impl FromStr for NodeId {
     }
 }
 
+/// The TCP port for the store and for joining nodes, on every node's underlay address.
+pub const PEER_PORT: u16 = 7780;
+
 /// Whether a person wants a node's replicas balanced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {

@@ -21,6 +21,7 @@ pub fn vtep(cluster: &Cluster, me: &Node, facts: &HostFacts) -> Vtep {
         port: cluster.settings.vxlan_port,
         local: me.underlay,
         mtu: facts.underlay_mtu.saturating_sub(overhead(Family::of(me.underlay))),
+        address: gateway(Family::V4, me.id),
     }
 }
 

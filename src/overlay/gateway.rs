@@ -2,8 +2,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::model::{Family, NodeId};
 
-/// The address by which routes name a remote node's VTEP. It is link-local, follows from the node's number and is
-/// carried by no device: a permanent neighbour on the tunnel gives it the VTEP's MAC, and that is all it is for.
+/// The address by which routes name a node's VTEP. It is link-local and follows from the node's number; on the other nodes a
+/// permanent neighbour on the tunnel gives it the VTEP's MAC, and that is all it is for.
 ///
 /// IPv4: 169.254.64.0/20 (RFC 3927), clear of the containers' gateway 169.254.1.1 and of the clouds' metadata service
 /// 169.254.169.254. IPv6: `fe80::77:6566:0/112`.

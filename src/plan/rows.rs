@@ -185,15 +185,18 @@ fn place(attachment: &Attachment) -> (u64, &str) {
     (attachment.netns.inode, &attachment.ifname)
 }
 
-/// Whether one device can become the other without being made anew: all but the MTU is fixed when a device is made.
+/// Whether one device can become the other without being made anew: all but MTU and own address is fixed when it is made.
 fn same_identity(left: &Vtep, right: &Vtep) -> bool {
-    let Vtep { mac, vni, port, local, mtu: _ } = left;
+    let Vtep { mac, vni, port, local, mtu: _, address: _ } = left;
     (*mac, *vni, *port, *local) == (right.mac, right.vni, right.port, right.local)
 }
 
 fn vtep_step(desired: &Vtep, observed: Option<&Vtep>) -> Option<Step> {
     match observed {
         Some(observed) if same_identity(desired, observed) => {
+            if observed.address != desired.address {
+                return Some(Step::CreateVtep(*desired));
+            }
             (observed.mtu != desired.mtu).then_some(Step::SetVtepMtu(desired.mtu))
         }
         Some(_) | None => Some(Step::CreateVtep(*desired)),

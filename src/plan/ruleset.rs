@@ -52,6 +52,7 @@ fn part_of_chain(chain: ChainName) -> Part {
         ChainName::RawPrerouting
         | ChainName::RawOutput
         | ChainName::ManglePrerouting
+        | ChainName::Input
         | ChainName::Forward
         | ChainName::ManglePostrouting
         | ChainName::NatPostrouting

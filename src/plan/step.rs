@@ -12,7 +12,8 @@ use crate::model::{
 pub enum Step {
     /// Write a kernel setting.
     PutSysctl(Sysctl, String),
-    /// Make the tunnel device and set it up; one of another identity that has its name is replaced.
+    /// Make the tunnel device and set it up; one of another identity that has its name is replaced, one of the same gets its
+    /// MTU and address in place.
     CreateVtep(Vtep),
     /// Change the tunnel device's MTU (bytes).
     SetVtepMtu(u32),

@@ -91,9 +91,21 @@ pub(crate) fn everything() -> Ruleset {
         (ChainName::RawOutput, both(|family| Rule::TunnelToPeer(family, PORT))),
         (ChainName::ManglePrerouting, vec![Rule::EnterFromTunnel, Rule::EnterFromContainer]),
         (ChainName::FromTunnel, vec![Rule::RememberIngress]),
+        (ChainName::Input, vec![Rule::RefusePeerPort(7780)]),
         (ChainName::FromContainer, vec![Rule::DropSpoofed, Rule::ReturnToIngress(MASK)]),
-        (ChainName::NatPrerouting, [both(Rule::DispatchVip), vec![Rule::DispatchPublished]].concat()),
-        (ChainName::NatOutput, [both(Rule::DispatchVip), both(Rule::DispatchPublishedLocally)].concat()),
+        (
+            ChainName::NatPrerouting,
+            [both(Rule::DispatchVip), vec![Rule::DispatchPublished], both(Rule::DispatchPublishedAtPeer)].concat(),
+        ),
+        (
+            ChainName::NatOutput,
+            [
+                both(Rule::DispatchVipLocally),
+                both(Rule::DispatchPublishedLocally),
+                both(Rule::DispatchPublishedAtPeerLocally),
+            ]
+            .concat(),
+        ),
         (
             ChainName::Forward,
             [

@@ -28,7 +28,9 @@ fn the_tunnel_device_goes_in_and_out() {
         assert_eq!(data["port"], wanted.port);
         assert_eq!(data["local"], wanted.local.to_string());
         assert_eq!(data["learning"], false);
-        assert_eq!(json("ip -j addr show dev weft.vx")[0]["addr_info"].as_array().unwrap().len(), 0);
+        let addresses = json("ip -j addr show dev weft.vx")[0]["addr_info"].as_array().unwrap().clone();
+        assert_eq!(addresses.len(), 1, "{addresses:?}");
+        assert_eq!((&addresses[0]["local"], &addresses[0]["scope"]), (&"169.254.64.1".into(), &"link".into()));
 
         let state = put(&kernel, Step::SetVtepMtu(1400)).await;
         assert_eq!(state.vtep, Some(Vtep { mtu: 1400, ..wanted }));

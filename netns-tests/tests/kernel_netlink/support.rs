@@ -84,6 +84,7 @@ pub(super) fn vtep(id: u16) -> Vtep {
         port: 7789,
         local: "192.0.2.1".parse().unwrap(),
         mtu: 1450,
+        address: "169.254.64.1".parse().unwrap(),
     }
 }
 

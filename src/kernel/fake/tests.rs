@@ -47,7 +47,14 @@ fn narrow_ipv6() -> Attachment {
 fn kernel() -> FakeKernel {
     let mut state = HostState::default();
     let mac = Mac::of_vtep(NodeId::new(1).unwrap());
-    state.vtep = Some(Vtep { mac, vni: 1, port: 7789, local: "192.0.2.1".parse().unwrap(), mtu: 1450 });
+    state.vtep = Some(Vtep {
+        mac,
+        vni: 1,
+        port: 7789,
+        local: "192.0.2.1".parse().unwrap(),
+        mtu: 1450,
+        address: "169.254.64.1".parse().unwrap(),
+    });
     state.fdb.insert(mac, "192.0.2.2".parse().unwrap());
     state.neighbours.insert("10.9.2.1".parse().unwrap(), mac);
     state.links.insert(link(1), attachment(1));

@@ -3,9 +3,10 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
+    address::AddressScope,
     link::{
         AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask,
         LinkFlags, LinkInfo, LinkMessage,
@@ -15,6 +16,7 @@ use nix::errno::Errno;
 
 use super::{
     Rtnetlink,
+    pair::address_on,
     socket::{Refusal, Socket, accept},
 };
 use crate::{
@@ -94,9 +96,16 @@ impl Link {
 
     /// The tunnel device as a row. One that is not a VXLAN device, is down, learns, or sends to a group or by other means than
     /// its forwarding entries keeps its MAC, port, address and MTU for the log, but gets a VNI that no device can have.
-    pub(super) fn vtep(&self) -> Vtep {
-        let mut vtep =
-            Vtep { mac: self.mac, vni: NO_VNI, port: 0, local: IpAddr::V4(Ipv4Addr::UNSPECIFIED), mtu: self.mtu };
+    /// `address` is the device's own.
+    pub(super) fn vtep(&self, address: Ipv4Addr) -> Vtep {
+        let mut vtep = Vtep {
+            mac: self.mac,
+            vni: NO_VNI,
+            port: 0,
+            local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            mtu: self.mtu,
+            address: address.into(),
+        };
         let mut vni = NO_VNI;
         let mut is_plain = self.is_up && self.kind == Some(InfoKind::Vxlan);
         for attribute in &self.vxlan {
@@ -246,7 +255,10 @@ impl Rtnetlink {
             )
         };
         if let Some(present) = by_name(&self.socket, VTEP_LINK).await.map_err(|refusal| fail(&refusal))? {
-            if (Vtep { mtu: wanted.mtu, ..present.vtep() }) == wanted {
+            // Its MTU and its own address can be changed in place.
+            let placeholder = Ipv4Addr::UNSPECIFIED;
+            if (Vtep { mtu: wanted.mtu, address: wanted.address, ..present.vtep(placeholder) }) == wanted {
+                self.put_vtep_address(wanted.address).await.map_err(|refusal| fail(&refusal))?;
                 return self.set_vtep_mtu(wanted.mtu).await;
             }
             delete(&self.socket, VTEP_LINK).await.map_err(|refusal| fail(&refusal))?;
@@ -280,12 +292,24 @@ impl Rtnetlink {
                 None => fail(&refusal),
             });
         }
-        if let Err(refusal) = bring_up(&self.socket, VTEP_LINK).await {
+        let made = match self.put_vtep_address(wanted.address).await {
+            Ok(()) => bring_up(&self.socket, VTEP_LINK).await,
+            refused => refused,
+        };
+        if let Err(refusal) = made {
             // Half a device is worse than none. If it cannot be removed either it reads as unwanted, for it is down.
             let _ = delete(&self.socket, VTEP_LINK).await;
             return Err(fail(&refusal));
         }
         Ok(())
+    }
+
+    async fn put_vtep_address(&self, address: IpAddr) -> Result<(), Refusal> {
+        let Some(device) = by_name(&self.socket, VTEP_LINK).await? else { return Ok(()) };
+        let mut message = address_on(device.index, address);
+        // Of link scope, so that no packet to elsewhere takes it for its source.
+        message.header.scope = AddressScope::Link;
+        self.socket.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).await
     }
 
     /// The name of the VXLAN device, other than ours, that has the VNI and port of `wanted`.

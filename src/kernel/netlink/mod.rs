@@ -22,6 +22,7 @@ mod underlay;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -82,9 +83,13 @@ impl Rtnetlink {
         let (routes, stray_routes) = route::ours(&self.socket, &names).await.map_err(fail("routes"))?;
         let odd_forwarding =
             fdb.iter().filter(|(_, underlay)| **underlay == neighbour::NO_UNDERLAY).map(|(mac, _)| *mac).collect();
+        let vtep_address = match vtep {
+            Some(vtep) => self.vtep_address(vtep.index).await.map_err(fail("addresses"))?,
+            None => Ipv4Addr::UNSPECIFIED,
+        };
         *self.seen() = Seen { vtep: vtep.map(|vtep| vtep.index), stray_routes, odd_forwarding };
         Ok(HostState {
-            vtep: vtep.map(link::Link::vtep),
+            vtep: vtep.map(|vtep| vtep.vtep(vtep_address)),
             fdb,
             neighbours,
             routes,

@@ -24,13 +24,16 @@ const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// How many datagrams one change swallows at most, so that a stream of changes cannot keep one waiting for ever.
 const COALESCED_MAX: usize = 4096;
 
-const GROUPS: [MulticastGroup; 6] = [
+const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
     MulticastGroup::Ipv4Rule,
     MulticastGroup::Ipv6Rule,
+    MulticastGroup::Ipv4Ifaddr,
+    // Kernel settings such as forwarding; the messages are not read, each counts as a change.
+    MulticastGroup::Ipv4Netconf,
 ];
 
 /// Tells when something of ours may have changed in the kernel, whoever changed it: the agent hears of its own steps too.
@@ -115,6 +118,9 @@ impl Changes {
             RouteNetlinkMessage::DelNeighbour(row) => self.ours.contains(&row.header.ifindex),
             RouteNetlinkMessage::NewRoute(row) | RouteNetlinkMessage::DelRoute(row) => is_route_of_ours(&row),
             RouteNetlinkMessage::NewRule(row) | RouteNetlinkMessage::DelRule(row) => rule::is_ours(&row),
+            RouteNetlinkMessage::NewAddress(row) | RouteNetlinkMessage::DelAddress(row) => {
+                self.ours.contains(&row.header.index)
+            }
             // Nothing else is in the groups; if a kernel adds something, look.
             _ => true,
         }

@@ -264,7 +264,7 @@ async fn do_all(
 }
 
 /// An address of full length: nothing else is on the link.
-fn address_on(index: u32, address: IpAddr) -> AddressMessage {
+pub(super) fn address_on(index: u32, address: IpAddr) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.attributes.extend([AddressAttribute::Local(address), AddressAttribute::Address(address)]);

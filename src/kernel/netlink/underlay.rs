@@ -171,6 +171,16 @@ impl Rtnetlink {
         }))
     }
 
+    /// The tunnel device's IPv4 address; the unspecified one, which nobody wants, if it has none.
+    pub(super) async fn vtep_address(&self, index: u32) -> Result<Ipv4Addr, Refusal> {
+        let addresses = self.addresses().await?;
+        let mut own = addresses.iter().filter(|row| row.index == index).filter_map(|row| match row.address {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        });
+        Ok(own.next().unwrap_or(Ipv4Addr::UNSPECIFIED))
+    }
+
     async fn addresses(&self) -> Result<Vec<LocalAddress>, Refusal> {
         let rows = self.socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default())).await?;
         Ok(rows

@@ -216,8 +216,8 @@ impl Code<'_, '_> {
         self.compare(Compare::Equal, &[number]);
     }
 
-    pub(super) fn udp_destination(&mut self, port: u16) {
-        self.protocol(L4::Udp.number());
+    pub(super) fn destination_port(&mut self, protocol: L4, port: u16) {
+        self.protocol(protocol.number());
         self.payload(Base::Transport, 2, 2, REG_1);
         self.compare(Compare::Equal, &port.to_be_bytes());
     }

@@ -29,7 +29,7 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
     let mut code = Code(list);
     match rule {
         Rule::EnterFromUnderlay(port) => {
-            code.udp_destination(port);
+            code.destination_port(L4::Udp, port);
             code.verdict(VERDICT_GOTO, Some(ChainName::FromUnderlay));
         }
         Rule::TunnelFromPeer(family) => {
@@ -42,7 +42,7 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.verdict(VERDICT_DROP, None);
         }
         Rule::TunnelToPeer(family, port) => {
-            code.udp_destination(port);
+            code.destination_port(L4::Udp, port);
             code.address_in(family, Side::Destination, SetName::Peers(family));
             code.plain("notrack");
         }
@@ -82,7 +82,22 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.mask(mask);
             code.set_mark();
         }
-        Rule::DispatchVip(family) => {
+        Rule::DispatchPublishedAtPeer(family) | Rule::DispatchPublishedAtPeerLocally(family) => {
+            if matches!(rule, Rule::DispatchPublishedAtPeer(_)) {
+                code.link(Meta::InputName, Compare::Equal, Link::Ours);
+            }
+            code.address_in(family, Side::Destination, SetName::Peers(family));
+            code.dispatch_port();
+        }
+        Rule::RefusePeerPort(port) => {
+            code.link(Meta::InputName, Compare::Equal, Link::Ours);
+            code.destination_port(L4::Tcp, port);
+            code.reject(Reject::TcpReset);
+        }
+        Rule::DispatchVip(family) | Rule::DispatchVipLocally(family) => {
+            if matches!(rule, Rule::DispatchVip(_)) {
+                code.link(Meta::InputName, Compare::Equal, Link::Ours);
+            }
             code.family(family);
             code.address(family, Side::Destination, REG_1);
             code.look_up(SetName::Vips(family), Some(REG_VERDICT));

@@ -110,7 +110,13 @@ fn statement(rule: Rule) -> String {
         Rule::ReturnToIngress(mask) => {
             format!("ct direction reply ct mark & {mask:#010x} != 0x00000000 meta mark set ct mark & {mask:#010x}")
         }
-        Rule::DispatchVip(family) => format!("{} daddr vmap @{}", header(family), SetName::Vips(family)),
+        Rule::DispatchVip(family) => {
+            format!("iifname \"{ours}\" {} daddr vmap @{}", header(family), SetName::Vips(family))
+        }
+        Rule::DispatchPublishedAtPeer(family) => format!("iifname \"{ours}\" {}", at_peer(family)),
+        Rule::DispatchPublishedAtPeerLocally(family) => at_peer(family),
+        Rule::RefusePeerPort(port) => format!("iifname \"{ours}\" tcp dport {port} reject with tcp reset"),
+        Rule::DispatchVipLocally(family) => format!("{} daddr vmap @{}", header(family), SetName::Vips(family)),
         Rule::DispatchPublished => format!("fib daddr type local meta l4proto . th dport vmap @{}", SetName::Ports),
         Rule::DispatchPublishedLocally(family) => {
             let loopback = match family {
@@ -166,6 +172,11 @@ fn statement(rule: Rule) -> String {
         Rule::Masquerade(family) => format!("{} saddr @{} masquerade", header(family), SetName::Networks(family)),
         Rule::Foreign(handle) => format!("# foreign rule with handle {handle}"),
     }
+}
+
+fn at_peer(family: Family) -> String {
+    let (header, peers, ports) = (header(family), SetName::Peers(family), SetName::Ports);
+    format!("{header} daddr @{peers} meta l4proto . th dport vmap @{ports}")
 }
 
 fn within(family: Family) -> String {

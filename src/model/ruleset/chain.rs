@@ -15,6 +15,8 @@ pub enum ChainName {
     NatPrerouting,
     /// `nat_output`: the mesh's way in from the host itself.
     NatOutput,
+    /// `input`: what containers may ask of the host.
+    Input,
     /// `forward`: isolation.
     Forward,
     /// `mangle_postrouting`: clears the mark.
@@ -57,6 +59,7 @@ impl ChainName {
             Self::ManglePrerouting => hook("filter", 0, "prerouting", -150),
             Self::NatPrerouting => hook("nat", 0, "prerouting", -100),
             Self::NatOutput => hook("nat", 3, "output", -100),
+            Self::Input => hook("filter", 1, "input", 0),
             Self::Forward => hook("filter", 2, "forward", 0),
             Self::ManglePostrouting => hook("filter", 4, "postrouting", -150),
             Self::NatPostrouting => hook("nat", 4, "postrouting", 100),
@@ -73,6 +76,7 @@ impl fmt::Display for ChainName {
             Self::ManglePrerouting => f.write_str("mangle_prerouting"),
             Self::NatPrerouting => f.write_str("nat_prerouting"),
             Self::NatOutput => f.write_str("nat_output"),
+            Self::Input => f.write_str("input"),
             Self::Forward => f.write_str("forward"),
             Self::ManglePostrouting => f.write_str("mangle_postrouting"),
             Self::NatPostrouting => f.write_str("nat_postrouting"),
@@ -96,6 +100,7 @@ impl FromStr for ChainName {
             "mangle_prerouting" => Self::ManglePrerouting,
             "nat_prerouting" => Self::NatPrerouting,
             "nat_output" => Self::NatOutput,
+            "input" => Self::Input,
             "forward" => Self::Forward,
             "mangle_postrouting" => Self::ManglePostrouting,
             "nat_postrouting" => Self::NatPostrouting,

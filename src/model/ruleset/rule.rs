@@ -28,8 +28,16 @@ pub enum Rule {
     DropSpoofed,
     /// `ct direction reply ct mark & MASK != 0 meta mark set ct mark & MASK`: the reply takes the way to its ingress node.
     ReturnToIngress(u32),
-    /// `ip daddr vmap @vips4`.
+    /// `iifname "weft.*" ip daddr vmap @vips4`, in prerouting: VIPs are for containers.
     DispatchVip(Family),
+    /// `ip daddr vmap @vips4`, in output: and for the host itself.
+    DispatchVipLocally(Family),
+    /// `iifname "weft.*" ip daddr @peers4 meta l4proto . th dport vmap @ports`, in prerouting: a container that calls another
+    /// node's published port is served here. By way of that node it might be sent back to a replica on its own, where a packet
+    /// with the host's own source address would come out of the tunnel.
+    DispatchPublishedAtPeer(Family),
+    /// `ip daddr @peers4 meta l4proto . th dport vmap @ports`, in output: the same for the host itself.
+    DispatchPublishedAtPeerLocally(Family),
     /// `fib daddr type local meta l4proto . th dport vmap @ports`, in prerouting.
     DispatchPublished,
     /// `fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @ports` (`ip6 daddr != ::1`), in output:
@@ -73,6 +81,8 @@ pub enum Rule {
     RefuseCrossing(Family),
     /// `ip saddr @internal4 oifname != "weft.*" reject with icmpx admin-prohibited`: no way out of an internal network.
     RefuseInternalOut(Family),
+    /// `iifname "weft.*" tcp dport PORT reject with tcp reset`, in input: the store and the gate are no containers' business.
+    RefusePeerPort(u16),
     /// `iifname != "weft.*" ip daddr @networks4 ct status & dnat == 0 reject with icmpx admin-prohibited`: from outside only by
     /// published ports.
     RefuseUnpublished(Family),
@@ -94,8 +104,11 @@ impl Rule {
             Self::TunnelFromPeer(family) | Self::TunnelToPeer(family, _) => Some(SetName::Peers(family)),
             Self::RememberIngress => Some(SetName::Vteps),
             Self::SeparateIngress => Some(SetName::Zones),
-            Self::DispatchVip(family) => Some(SetName::Vips(family)),
-            Self::DispatchPublished | Self::DispatchPublishedLocally(_) => Some(SetName::Ports),
+            Self::DispatchVip(family) | Self::DispatchVipLocally(family) => Some(SetName::Vips(family)),
+            Self::DispatchPublished
+            | Self::DispatchPublishedLocally(_)
+            | Self::DispatchPublishedAtPeer(_)
+            | Self::DispatchPublishedAtPeerLocally(_) => Some(SetName::Ports),
             Self::BalancePort { family, shard, .. } => Some(SetName::Targets(family, shard)),
             Self::BalanceVip { family, shard, .. } => Some(SetName::Replicas(family, shard)),
             Self::AcceptWithin(family) | Self::KeepWithin(family) => Some(SetName::Within(family)),
@@ -108,6 +121,7 @@ impl Rule {
             | Self::EnterFromTunnel
             | Self::EnterFromContainer
             | Self::DropSpoofed
+            | Self::RefusePeerPort(_)
             | Self::ReturnToIngress(_)
             | Self::RefuseTcp
             | Self::RefuseOther
@@ -129,8 +143,12 @@ impl Rule {
             | Self::SeparateIngress
             | Self::RememberIngress
             | Self::DropSpoofed
+            | Self::RefusePeerPort(_)
             | Self::ReturnToIngress(_)
             | Self::DispatchVip(_)
+            | Self::DispatchVipLocally(_)
+            | Self::DispatchPublishedAtPeer(_)
+            | Self::DispatchPublishedAtPeerLocally(_)
             | Self::DispatchPublished
             | Self::DispatchPublishedLocally(_)
             | Self::BalancePort { .. }
@@ -164,6 +182,11 @@ impl fmt::Display for Rule {
             Self::DropSpoofed => f.write_str("drop-spoofed"),
             Self::ReturnToIngress(mask) => write!(f, "return-to-ingress {mask}"),
             Self::DispatchVip(family) => write!(f, "dispatch-vip {}", family.digit()),
+            Self::DispatchVipLocally(family) => write!(f, "dispatch-vip-locally {}", family.digit()),
+            Self::DispatchPublishedAtPeer(family) => write!(f, "dispatch-published-at-peer {}", family.digit()),
+            Self::DispatchPublishedAtPeerLocally(family) => {
+                write!(f, "dispatch-published-at-peer-locally {}", family.digit())
+            }
             Self::DispatchPublished => f.write_str("dispatch-published"),
             Self::DispatchPublishedLocally(family) => write!(f, "dispatch-published-locally {}", family.digit()),
             Self::BalancePort { family, protocol, shard, first, slots } => {
@@ -178,6 +201,7 @@ impl fmt::Display for Rule {
             Self::AcceptWithin(family) => write!(f, "accept-within {}", family.digit()),
             Self::RefuseCrossing(family) => write!(f, "refuse-crossing {}", family.digit()),
             Self::RefuseInternalOut(family) => write!(f, "refuse-internal-out {}", family.digit()),
+            Self::RefusePeerPort(port) => write!(f, "refuse-peer-port {port}"),
             Self::RefuseUnpublished(family) => write!(f, "refuse-unpublished {}", family.digit()),
             Self::ClearMark(mask) => write!(f, "clear-mark {mask}"),
             Self::KeepWithin(family) => write!(f, "keep-within {}", family.digit()),
@@ -206,6 +230,9 @@ impl FromStr for Rule {
             ["drop-spoofed"] => Self::DropSpoofed,
             ["return-to-ingress", mask] => Self::ReturnToIngress(word(mask)?),
             ["dispatch-vip", family] => Self::DispatchVip(word(family)?),
+            ["dispatch-vip-locally", family] => Self::DispatchVipLocally(word(family)?),
+            ["dispatch-published-at-peer", family] => Self::DispatchPublishedAtPeer(word(family)?),
+            ["dispatch-published-at-peer-locally", family] => Self::DispatchPublishedAtPeerLocally(word(family)?),
             ["dispatch-published"] => Self::DispatchPublished,
             ["dispatch-published-locally", family] => Self::DispatchPublishedLocally(word(family)?),
             ["balance-port", family, protocol, shard, first, slots] => Self::BalancePort {
@@ -227,6 +254,7 @@ impl FromStr for Rule {
             ["accept-within", family] => Self::AcceptWithin(word(family)?),
             ["refuse-crossing", family] => Self::RefuseCrossing(word(family)?),
             ["refuse-internal-out", family] => Self::RefuseInternalOut(word(family)?),
+            ["refuse-peer-port", port] => Self::RefusePeerPort(word(port)?),
             ["refuse-unpublished", family] => Self::RefuseUnpublished(word(family)?),
             ["clear-mark", mask] => Self::ClearMark(word(mask)?),
             ["keep-within", family] => Self::KeepWithin(word(family)?),
