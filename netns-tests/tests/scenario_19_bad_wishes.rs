@@ -1,6 +1,8 @@
 //! Scenario 19: wishes that cannot be met. Each is refused with exit status 1 or 2 and one clear line that names the thing,
 //! and afterwards kernel and cluster are what they were: nothing half-made.
 
+use std::net::TcpListener;
+
 use anyhow::{Context, Result, ensure};
 use netns_tests::{Host, KernelView, Topology, scenario};
 use serde_json::Value;
@@ -104,6 +106,28 @@ fn wishes_that_cannot_be_met_are_refused_and_change_nothing() {
         ensure!(wrong.is_empty(), "{} of {} wishes went wrong:\n{}", wrong.len(), WISHES.len(), wrong.join("\n"));
         repeated_wishes_succeed(host, &taken.path().to_string_lossy())?;
         unchanged(&before, &look(topology)?).context("repeating what exists changed something")
+    });
+}
+
+#[test]
+fn a_cluster_that_cannot_be_entered_is_left_as_it_was() {
+    scenario(2, |topology| {
+        topology.web(0)?;
+        let (member, host) = (topology.host(0), topology.host(1));
+        host.weft_ok("leave")?;
+        let before = member.weft_json("node ls")?;
+        let join = topology.join_words()?;
+        let taken = || host.netns().enter(|| Ok(TcpListener::bind(host.at(7780))?));
+
+        let squatter = taken()?;
+        refused(host, &join, "7780")?;
+        refused(host, "init", "7780")?;
+        ensure!(member.weft_json("node ls")? == before, "a node that could not join has left its record");
+        drop(squatter);
+        host.weft_ok("init")?;
+        host.weft_ok("leave")?;
+        host.weft_ok(&join)?;
+        Ok(())
     });
 }
 

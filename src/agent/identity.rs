@@ -119,7 +119,11 @@ impl Identity {
             fs::rename(&staged, &path)?;
             File::open(data_dir)?.sync_all()
         };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        write().with_context(|| format!("cannot write {}", path.display())).inspect_err(|_| {
+            // What is not there for certain must not be found at the next start.
+            let _ = fs::remove_file(&staged);
+            let _ = fs::remove_file(&path);
+        })
     }
 
     /// Forgets the membership.

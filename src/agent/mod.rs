@@ -171,8 +171,9 @@ async fn resume_once(agent: &Arc<Agent>) -> anyhow::Result<()> {
         return Ok(());
     }
     let Some(identity) = Identity::load(&agent.config.data_dir)? else { return Ok(()) };
+    let door = member::open_door(identity.underlay).await?;
     let opened = OpenStore::open(&identity.store, &agent.config.data_dir).await?;
-    let member = Member::start(identity, opened, Arc::clone(&agent.host), &agent.metrics).await?;
+    let member = Member::start(identity, opened, door, Arc::clone(&agent.host), &agent.metrics);
     agent.set_membership(Some(member)).await;
     Ok(())
 }

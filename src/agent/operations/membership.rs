@@ -1,18 +1,19 @@
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
 
 use ipnet::IpNet;
+use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use super::{Agent, Member, lookup, nodes};
 use crate::{
     agent::{
-        configuration::{Decision, configure, put, read},
+        configuration::{Decision, configure, put, read, store_refusal},
         identity::{Identity, StoreUrl},
-        member::{OpenStore, PEER_PORT},
+        member::{OpenStore, PEER_PORT, open_door, store_dir},
         views,
     },
     api::{
-        Refusal,
+        Refusal, RefusalKind,
         wire::{DownReply, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest, TokenView},
     },
     ipam,
@@ -21,7 +22,7 @@ use crate::{
     model::{Availability, Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, HostState, Name, Node, NodeId},
     peer::{self, JoinError, Token},
     plan::plan,
-    store::{Compare, Outcome, Store, Transaction, record},
+    store::{Compare, Outcome, Revision, Store, Transaction, Write, record},
 };
 
 /// The tunnels' UDP port unless somebody names another: not 4789 or 8472, which hypervisors intercept.
@@ -44,7 +45,7 @@ pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<Ini
     }
     refuse_overlap(agent, &pools).await?;
     let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
-    let opened = OpenStore::open(&url, &agent.config.data_dir).await.map_err(internal)?;
+    let door = open_door(underlay).await.map_err(unbindable)?;
     let settings = ClusterSettings { id: ClusterId(random()?), vxlan_port, vni: VNI, pools };
     let me = Node {
         id: NodeId::new(1).ok_or_else(|| Refusal::internal("1 is a node number"))?,
@@ -63,8 +64,8 @@ pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<Ini
         token: Token::new(&cluster_key, random_bytes()?),
         cluster_key: cluster_key.to_vec(),
     };
-    begin(&*opened.store, &settings, &me).await?;
-    let member = enter(agent, identity, opened).await?;
+    let opened = found(agent, &identity, &settings, &me).await?;
+    let member = enter(agent, identity, opened, door).await;
     let cluster = settled(&member).await?;
     Ok(InitReply {
         created: true,
@@ -101,8 +102,62 @@ async fn refuse_overlap(agent: &Agent, pools: &[IpNet]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Writes the cluster's first records, unless the store holds a cluster.
-pub(super) async fn begin(store: &dyn Store, settings: &ClusterSettings, me: &Node) -> Result<(), Refusal> {
+/// Opens the store and writes the cluster's first records and this node's identity: all of it, or nothing that stays.
+async fn found(
+    agent: &Agent,
+    identity: &Identity,
+    settings: &ClusterSettings,
+    me: &Node,
+) -> Result<OpenStore, Refusal> {
+    let dir = store_dir(&agent.config.data_dir);
+    let is_ours_alone = identity.store == StoreUrl::Embedded && !dir.exists();
+    let written = async {
+        let opened = OpenStore::open(&identity.store, &agent.config.data_dir).await.map_err(internal)?;
+        let saved = match begin(&*opened.store, settings, me).await {
+            Ok(revision) => match identity.save(&agent.config.data_dir) {
+                Ok(()) => return Ok(opened),
+                Err(error) => {
+                    take_back_cluster(&*opened.store, me, revision).await;
+                    internal(error)
+                }
+            },
+            Err(refusal) => refusal,
+        };
+        if let Some(embedded) = opened.embedded {
+            embedded.close().await;
+        }
+        Err(saved)
+    }
+    .await;
+    if written.is_err() && is_ours_alone {
+        remove_store(&dir);
+    }
+    written
+}
+
+/// Undoes [`begin`], unless somebody has built on it.
+async fn take_back_cluster(store: &dyn Store, me: &Node, revision: Revision) {
+    let keys = [record::CLUSTER_KEY.to_owned(), record::key_of_node(me.id)];
+    let compares = keys.iter().map(|key| Compare::Unchanged(key.clone(), revision)).collect();
+    let writes = keys.into_iter().map(|key| Write::Delete { key }).collect();
+    match store.commit(Transaction { compares, writes }).await {
+        Ok(Outcome::Committed(_)) => {}
+        Ok(Outcome::Conflict) => warn!("the records of the new cluster stay: somebody has changed them meanwhile"),
+        Err(error) => warn!("the records of the new cluster cannot be taken back: {error}"),
+    }
+}
+
+fn remove_store(dir: &Path) {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            warn!("cannot remove the store in {}: {error}", dir.display());
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Writes the cluster's first records, unless the store holds a cluster; gives the revision that they have.
+pub(super) async fn begin(store: &dyn Store, settings: &ClusterSettings, me: &Node) -> Result<Revision, Refusal> {
     let key = record::CLUSTER_KEY.to_owned();
     let transaction = Transaction {
         compares: vec![Compare::Absent(key.clone()), Compare::Absent(record::key_of_node(me.id))],
@@ -111,8 +166,8 @@ pub(super) async fn begin(store: &dyn Store, settings: &ClusterSettings, me: &No
             put(record::key_of_node(me.id), record::encode_node(me)),
         ],
     };
-    match store.commit(transaction).await.map_err(crate::agent::configuration::store_refusal)? {
-        Outcome::Committed(_) => Ok(()),
+    match store.commit(transaction).await.map_err(|error| not_reached(store_refusal(error)))? {
+        Outcome::Committed(revision) => Ok(revision),
         Outcome::Conflict => Err(Refusal::conflict("the store holds a cluster already")
             .with_hint("join it from here with `weft join`, or give the new cluster another store or data directory")),
     }
@@ -168,8 +223,10 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
     let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
     let admitted = peer::join(&request.address, &token).await.map_err(join_refusal)?;
     let store: StoreUrl = admitted.store_url.parse().map_err(Refusal::internal)?;
+    let door = open_door(underlay).await.map_err(unbindable)?;
     let opened = OpenStore::open(&store, &agent.config.data_dir).await.map_err(internal)?;
     let name = agent.config.node.clone();
+    read(&*opened.store).await.map_err(not_reached)?;
     let ((cluster, node), _) = configure(&*opened.store, |fresh| {
         let node = newcomer(&fresh.cluster, &name, underlay)?;
         let write = put(record::key_of_node(node.id), record::encode_node(&node));
@@ -185,10 +242,22 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
         cluster_key: admitted.cluster_key,
         token,
     };
-    let member = enter(agent, identity, opened).await?;
+    if let Err(error) = identity.save(&agent.config.data_dir) {
+        take_back_node(&*opened.store, &node).await;
+        return Err(internal(error));
+    }
+    let member = enter(agent, identity, opened, door).await;
     let cluster = settled(&member).await?;
     let node = views::node(&cluster, cluster.nodes.get(&node.id).unwrap_or(&node), &member);
     Ok(JoinReply { created: true, cluster: cluster.settings.id.to_string(), node })
+}
+
+/// Takes this node's record back out of a cluster that it could not enter after all, so that it can be tried again.
+async fn take_back_node(store: &dyn Store, node: &Node) {
+    let taken_back = async { nodes::forget(store, &read(store).await?, node.id).await }.await;
+    if let Err(refusal) = taken_back {
+        warn!("the record of {} stays in the store, remove it with `weft node rm` on a member: {refusal}", node.name);
+    }
 }
 
 /// A new node's record: a free number, and neither a name nor an address that another node has.
@@ -223,26 +292,16 @@ fn join_refusal(error: JoinError) -> Refusal {
     }
 }
 
-/// From a written record to a running membership. The identity is saved last but one: a start that fails leaves this node
-/// outside, with its record in the store for the next try to find by name.
-async fn enter(agent: &Arc<Agent>, identity: Identity, opened: OpenStore) -> Result<Arc<Member>, Refusal> {
-    identity.save(&agent.config.data_dir).map_err(internal)?;
-    let started = Member::start(identity, opened, Arc::clone(&agent.host), &agent.metrics).await;
-    match started {
-        Ok(member) => {
-            agent.set_membership(Some(Arc::clone(&member))).await;
-            Ok(member)
-        }
-        Err(error) => {
-            Identity::remove(&agent.config.data_dir).map_err(internal)?;
-            Err(internal(error))
-        }
-    }
+/// From what is written, here and in the store, to a running membership. Nothing can fail any more.
+async fn enter(agent: &Agent, identity: Identity, opened: OpenStore, door: TcpListener) -> Arc<Member> {
+    let member = Member::start(identity, opened, door, Arc::clone(&agent.host), &agent.metrics);
+    agent.set_membership(Some(Arc::clone(&member))).await;
+    member
 }
 
 /// Waits until this node's kernel is programmed for the first time.
 async fn settled(member: &Member) -> Result<Arc<Cluster>, Refusal> {
-    let cluster = member.cluster_at(crate::store::Revision(1)).await.map_or_else(|| lookup::cluster(member), Ok)?;
+    let cluster = member.cluster_at(Revision(1)).await.map_or_else(|| lookup::cluster(member), Ok)?;
     member.reconciler.pass_with(cluster.revision).await;
     lookup::cluster(member)
 }
@@ -271,10 +330,7 @@ pub(super) async fn leave(agent: &Arc<Agent>, request: LeaveRequest) -> Result<(
     Identity::remove(&agent.config.data_dir).map_err(internal)?;
     if member.identity.store == StoreUrl::Embedded {
         // Nobody is left to read it, and a new cluster must not find it.
-        let dir = agent.config.data_dir.join("store");
-        if let Err(error) = std::fs::remove_dir_all(&dir) {
-            warn!("cannot remove the store in {}: {error}", dir.display());
-        }
+        remove_store(&store_dir(&agent.config.data_dir));
     }
     info!("left the cluster {}", member.identity.cluster);
     Ok(())
@@ -331,6 +387,18 @@ async fn remove_everything(agent: &Agent) -> Result<DownReply, Refusal> {
         }
     }
     Err(Refusal::internal(format!("not everything could be removed: {}", failures.join("; "))))
+}
+
+/// The store's failure for a node that is in no cluster yet: there is nothing that could keep running.
+fn not_reached(refusal: Refusal) -> Refusal {
+    match refusal.kind {
+        RefusalKind::Unavailable => refusal.with_hint("does the store run there, and does this host reach its port?"),
+        RefusalKind::Invalid | RefusalKind::NotFound | RefusalKind::Conflict | RefusalKind::Internal => refusal,
+    }
+}
+
+fn unbindable(error: anyhow::Error) -> Refusal {
+    Refusal::conflict(format!("{error:#}")).with_hint("nothing has been changed: free the port and try again")
 }
 
 fn internal(error: anyhow::Error) -> Refusal {
