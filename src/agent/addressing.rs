@@ -140,6 +140,13 @@ impl Addressing {
                 subnet.vip_range()
             )));
         }
+        let key = record::key_of_endpoint(situation.network.id, wanted);
+        if let Some(record) = situation.cluster.unreadable.iter().find(|record| record.key == key) {
+            return Err(Refusal::conflict(format!(
+                "cannot give out {wanted}: the record {key} has it, and cannot be read ({})",
+                record.reason
+            )));
+        }
         if situation.taken.contains(&wanted) {
             return Err(Refusal::conflict(format!("cannot give out {wanted}: another endpoint has it"))
                 .with_hint("see `weft endpoint ls`"));
@@ -164,7 +171,7 @@ impl Addressing {
     /// Learns this node's blocks of the network from the store; whether there were any new ones.
     async fn look(&mut self, store: &dyn Store, situation: &Situation<'_>) -> Result<bool, Refusal> {
         let before = self.blocks.len();
-        for (block, version) in blocks_of(store, situation.network).await? {
+        for (block, version) in blocks_of(store, situation.network).await?.blocks_of(situation.network.id) {
             if block.owner == situation.me {
                 self.blocks.insert(block.prefix, (situation.network.id.get(), version));
             }
@@ -175,8 +182,7 @@ impl Addressing {
     /// Claims one more block; `false` if none is free.
     async fn claim(&mut self, store: &dyn Store, situation: &Situation<'_>, subnet: &Subnet) -> Result<bool, Refusal> {
         for _ in 0..CLAIMS_MAX {
-            let taken: BTreeSet<IpNet> =
-                blocks_of(store, situation.network).await?.into_iter().map(|(block, _)| block.prefix).collect();
+            let taken = blocks_of(store, situation.network).await?.claimed_in(situation.network.id).collect();
             let Some(prefix) = ipam::choose_block(subnet, situation.me, &taken) else { return Ok(false) };
             let block = Block { network: situation.network.id, prefix, owner: situation.me };
             let key = record::key_of_block(situation.network.id, prefix);
@@ -209,9 +215,9 @@ impl Addressing {
     }
 }
 
-async fn blocks_of(store: &dyn Store, network: &Network) -> Result<Vec<(Block, Revision)>, Refusal> {
+async fn blocks_of(store: &dyn Store, network: &Network) -> Result<record::State, Refusal> {
     let snapshot = store.snapshot(&record::prefix_of_blocks(network.id)).await.map_err(store_refusal)?;
-    Ok(record::State::from_snapshot(&snapshot).blocks_of(network.id).collect())
+    Ok(record::State::from_snapshot(&snapshot))
 }
 
 /// The condition that a network is still as it was seen; another one may have its number by now.
