@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use super::{Agent, Member, lookup, nodes};
+use super::{Agent, Member, Standing, lookup, networks, nodes, stopped};
 use crate::{
     agent::{
         configuration::{Decision, configure, put, read, store_refusal},
@@ -40,8 +40,10 @@ pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<Ini
     if vxlan_port == 0 {
         return Err(Refusal::invalid("the tunnels' port does not lie in 1 to 65535"));
     }
-    if let Some(member) = agent.membership().await {
-        return already_first(&member, &request, &url, &pools, vxlan_port);
+    match agent.standing().await {
+        Standing::Running(member) => return already_first(&member, &request, &url, &pools, vxlan_port),
+        Standing::Stopped(why) => return Err(stopped(why)),
+        Standing::Outside => {}
     }
     refuse_overlap(agent, &pools).await?;
     let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
@@ -82,6 +84,7 @@ fn pools(request: &InitRequest) -> Result<Vec<IpNet>, Refusal> {
         let pool: IpNet = text
             .parse()
             .map_err(|_| Refusal::invalid(format!("the pool {text:?} is not a prefix such as {DEFAULT_POOL}")))?;
+        networks::refuse_v6("pool", pool)?;
         ipam::subnet(pool).map_err(Refusal::invalid)?;
         if let Some(other) = pools.iter().find(|other| other.contains(&pool) || pool.contains(*other)) {
             return Err(Refusal::invalid(format!("the pools {other} and {pool} overlap")));
@@ -205,6 +208,7 @@ fn already_first(
 
 pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<JoinReply, Refusal> {
     let _changing = agent.changing.lock().await;
+    peer::check_address(&request.address).map_err(join_refusal)?;
     let token: Result<Token, _> = request.token.parse();
     if let Some(member) = agent.membership().await {
         if !token.is_ok_and(|token| token.names(&member.identity.cluster_key)) {
@@ -219,6 +223,9 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
         let node = views::node(&cluster, me, &member);
         return Ok(JoinReply { created: false, cluster: cluster.settings.id.to_string(), node });
     }
+    if let Standing::Stopped(why) = agent.standing().await {
+        return Err(stopped(why));
+    }
     let token = token.map_err(Refusal::invalid)?;
     let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
     let admitted = peer::join(&request.address, &token).await.map_err(join_refusal)?;
@@ -226,8 +233,15 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
     let door = open_door(underlay).await.map_err(unbindable)?;
     let opened = OpenStore::open(&store, &agent.config.data_dir).await.map_err(internal)?;
     let name = agent.config.node.clone();
+    let routed = agent.host.local_prefixes().await.map_err(Refusal::internal)?;
     read(&*opened.store).await.map_err(not_reached)?;
     let ((cluster, node), _) = configure(&*opened.store, |fresh| {
+        if let Some((network, prefix, route)) = networks::shadowed(&fresh.cluster, &routed).next() {
+            return Err(Refusal::conflict(format!(
+                "the cluster's network {network} ({prefix}) overlaps {route}, to which this host has a route"
+            ))
+            .with_hint("take that route away from this host (`ip route`), or give the network another prefix"));
+        }
         let node = newcomer(&fresh.cluster, &name, underlay)?;
         let write = put(record::key_of_node(node.id), record::encode_node(&node));
         Ok(Decision::Write(vec![write], (fresh.cluster.settings.id, node)))
@@ -285,6 +299,7 @@ fn join_refusal(error: JoinError) -> Refusal {
     match error {
         JoinError::Unreachable { .. } => Refusal::unavailable(&error)
             .with_hint(format!("is the agent there running and in a cluster, and port {PEER_PORT}/tcp open?")),
+        JoinError::NoAddress { .. } => Refusal::invalid(&error),
         JoinError::OtherCluster { .. } | JoinError::WrongSecret { .. } => {
             Refusal::invalid(&error).with_hint("`weft token` on a member prints the right one")
         }
