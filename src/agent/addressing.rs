@@ -230,3 +230,47 @@ async fn network_unchanged(store: &dyn Store, network: &Network) -> Result<Compa
         None => Err(Refusal::not_found(format!("the network {} has just been removed", network.name))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{ClusterId, ClusterSettings, NetworkId, UnreadableRecord},
+        store::memory::MemoryStore,
+    };
+
+    /// A store with one network and `records` besides, as node 1 sees it.
+    async fn assign(records: &[(&str, &[u8])], wanted: Option<&str>) -> Result<Vec<Assigned>, Refusal> {
+        let subnet = ipam::subnet("10.9.0.0/24".parse().unwrap()).unwrap();
+        let id = NetworkId::new(3).unwrap();
+        let network = Network { id, name: "blue".parse().unwrap(), subnets: vec![subnet], internal: false, mtu: None };
+        let store = MemoryStore::new();
+        let mut writes = vec![put(record::key_of_network(id), record::encode_network(&network))];
+        writes.extend(records.iter().map(|(key, value)| put(format!("{}{key}", record::PREFIX), value.to_vec())));
+        store.commit(Transaction { compares: vec![], writes }).await.unwrap();
+        let settings = ClusterSettings { id: ClusterId(1), vxlan_port: 7789, vni: 77, pools: vec![] };
+        let mut cluster = Cluster::empty(settings);
+        cluster.unreadable = records
+            .iter()
+            .map(|(key, _)| UnreadableRecord { key: format!("{}{key}", record::PREFIX), reason: "torn".to_owned() })
+            .collect();
+        let me = NodeId::new(1).unwrap();
+        let situation = Situation { me, cluster: &cluster, network: &network, taken: &BTreeSet::new() };
+        Addressing::default().assign(&store, &situation, wanted.map(|wanted| wanted.parse().unwrap())).await
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_block_is_somebody_elses() {
+        let first = assign(&[], None).await.unwrap()[0].address;
+        assert_eq!(first.to_string(), "10.9.0.1");
+        let second = assign(&[("blocks/3/10.9.0.0_28", b"{")], None).await.unwrap()[0].address;
+        assert!(!"10.9.0.0/28".parse::<IpNet>().unwrap().contains(&second), "{second}");
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_endpoint_is_named_to_who_wants_its_address() {
+        let refusal = assign(&[("endpoints/3/10.9.0.7", b"{")], Some("10.9.0.7")).await.unwrap_err();
+        assert!(refusal.message.contains("/endpoints/3/10.9.0.7"), "{refusal}");
+        assert!(assign(&[("endpoints/3/10.9.0.7", b"{")], Some("10.9.0.8")).await.is_ok());
+    }
+}

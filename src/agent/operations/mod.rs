@@ -2,6 +2,7 @@
 //! and sees that what must not stop midway runs in a task of its own.
 
 mod endpoints;
+mod founding;
 mod lookup;
 mod membership;
 mod networks;
@@ -82,7 +83,7 @@ fn stopped(why: String) -> Refusal {
 impl Operations for Arc<Agent> {
     async fn init(&self, request: InitRequest) -> Result<InitReply, Refusal> {
         let agent = Self::clone(self);
-        to_the_end(async move { membership::init(&agent, request).await }).await
+        to_the_end(async move { founding::init(&agent, request).await }).await
     }
 
     async fn join(&self, request: JoinRequest) -> Result<JoinReply, Refusal> {
