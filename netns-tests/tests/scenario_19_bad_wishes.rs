@@ -1,7 +1,7 @@
 //! Scenario 19: wishes that cannot be met. Each is refused with exit status 1 or 2 and one clear line that names the thing,
 //! and afterwards kernel and cluster are what they were: nothing half-made.
 
-use std::{net::TcpListener, time::Duration};
+use std::{fs, net::TcpListener, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use netns_tests::{Host, KernelView, Topology, scenario, wait_until};
@@ -159,6 +159,26 @@ fn a_cluster_that_cannot_be_entered_is_left_as_it_was() {
         }
         let status = host.weft_json("status")?;
         ensure!(status["membership"] == "stopped", "{status}");
+
+        // The store's node, whose file does not open, and then an identity of a later release.
+        let data = topology.folder().join("h1/data");
+        topology.host_mut(0).stop_agent()?;
+        let store: Vec<_> = fs::read_dir(data.join("store"))?.collect::<std::io::Result<_>>()?;
+        for file in store {
+            fs::write(file.path(), "no store")?;
+        }
+        for (identity, why) in [(None, "store"), (Some("{\"v\": 2}"), "newer weft"), (Some("{"), "damaged")] {
+            if let Some(identity) = identity {
+                fs::write(data.join("identity.json"), identity)?;
+            }
+            topology.host_mut(0).start_agent()?;
+            // It answers before it has tried.
+            wait_until(format!("{why} is the reason"), Duration::from_secs(5), || {
+                refused(topology.host(0), "network ls", why)
+            })?;
+            refused(topology.host(0), "init", why)?;
+            topology.host_mut(0).stop_agent()?;
+        }
         Ok(())
     });
 }

@@ -90,3 +90,42 @@ pub(super) fn listed<T: ToString>(words: impl IntoIterator<Item = T>) -> String 
         all => format!("{shown} and {} more", all - SHOWN),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ClusterId, ClusterSettings, EndpointId, EndpointState, NetnsRef, NetworkId};
+
+    fn cluster_with_twins(count: u64) -> Cluster {
+        let settings = ClusterSettings { id: ClusterId(1), vxlan_port: 7789, vni: 77, pools: vec![] };
+        let mut cluster = Cluster::empty(settings);
+        for id in (1..=count).map(EndpointId) {
+            let endpoint = Endpoint {
+                id,
+                network: NetworkId::new(3).unwrap(),
+                addresses: vec![],
+                name: "dup".parse().unwrap(),
+                aliases: vec![],
+                node: NodeId::new(1).unwrap(),
+                service: None,
+                state: EndpointState::Ready,
+                weight: 1,
+                netns: NetnsRef { path: String::new(), inode: 0 },
+                ifname: "eth0".into(),
+            };
+            cluster.endpoints.insert(id, endpoint);
+        }
+        cluster
+    }
+
+    #[test]
+    fn a_name_that_several_have_is_answered_with_their_ids() {
+        assert!(endpoint(&cluster_with_twins(1), "dup").is_ok());
+        let hint = endpoint(&cluster_with_twins(3), "dup").unwrap_err().hint.unwrap();
+        for id in (1..=3).map(EndpointId) {
+            assert!(hint.contains(&id.to_string()), "{hint}");
+        }
+        let many = endpoint(&cluster_with_twins(7), "dup").unwrap_err().hint.unwrap();
+        assert!(many.ends_with("and 2 more") && !many.contains(&EndpointId(6).to_string()), "{many}");
+    }
+}
