@@ -131,6 +131,11 @@ fn host_name() -> anyhow::Result<Name> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        agent::identity::StoreUrl,
+        model::{ClusterId, NodeId},
+        peer::Token,
+    };
 
     fn load(file: &str, options: Options) -> anyhow::Result<Config> {
         let dir = tempfile::tempdir()?;
@@ -147,6 +152,34 @@ mod tests {
         assert_eq!(config.advertise, Some("192.0.2.1".parse().unwrap()));
         assert_eq!((config.metrics, config.mark_mask.bits()), (None, 0xfff));
         assert_eq!(config.data_dir, Path::new(DEFAULT_DATA_DIR));
+    }
+
+    #[test]
+    fn what_differs_from_the_identity_is_told() {
+        let identity = Identity {
+            cluster: ClusterId(7),
+            node: NodeId::new(3).unwrap(),
+            name: "a".parse().unwrap(),
+            underlay: "192.0.2.3".parse().unwrap(),
+            store: StoreUrl::Embedded,
+            cluster_key: vec![],
+            token: Token::new(&[], [9; 20]),
+        };
+        for (file, told) in [
+            ("", &[][..]),
+            ("node = \"a\"\nadvertise = \"192.0.2.3\"", &[]),
+            ("node = \"b\"", &["the name b (--node)"]),
+            (
+                "node = \"b\"\nadvertise = \"192.0.2.4\"",
+                &["the name b (--node)", "the address 192.0.2.4 (--advertise)"],
+            ),
+        ] {
+            let differences = load(file, Options::default()).unwrap().not_applied(&identity);
+            assert_eq!(differences.len(), told.len(), "{file:?}: {differences:?}");
+            for (difference, begin) in differences.iter().zip(told) {
+                assert!(difference.starts_with(begin), "{difference}");
+            }
+        }
     }
 
     #[test]

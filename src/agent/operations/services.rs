@@ -189,8 +189,10 @@ fn check_ports(
         if !seen.insert(key) {
             return Err(Refusal::invalid(format!("the port {key} is published twice by {name}")));
         }
-        if let Some(use_) = own_use(cluster, key) {
-            return Err(Refusal::conflict(format!("the port {key} cannot be published: on every node it is {use_}")));
+        if let Some(purpose) = own_use(cluster, key) {
+            return Err(Refusal::conflict(format!(
+                "the port {key} cannot be published: on every node it is {purpose}"
+            )));
         }
         let holder = cluster
             .services
