@@ -39,6 +39,11 @@ fn outside_a_cluster() {
 }
 
 #[test]
+fn a_member_that_does_not_run() {
+    check("stopped", &RunningFake::start(Fake::stopped()));
+}
+
+#[test]
 fn wrong_usage_asks_the_agent_nothing() {
     let agent = RunningFake::start(Fake::default());
     check("usage", &agent);

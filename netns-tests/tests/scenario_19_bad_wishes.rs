@@ -1,8 +1,10 @@
 //! Scenario 19: wishes that cannot be met. Each is refused with exit status 1 or 2 and one clear line that names the thing,
 //! and afterwards kernel and cluster are what they were: nothing half-made.
 
+use std::{fs, net::TcpListener, time::Duration};
+
 use anyhow::{Context, Result, ensure};
-use netns_tests::{Host, KernelView, Topology, scenario};
+use netns_tests::{Host, KernelView, Topology, scenario, wait_until};
 use serde_json::Value;
 
 /// 64 characters: one more than a name may have.
@@ -26,6 +28,7 @@ const WISHES: &[(&str, &str)] = &[
     ("network create red --subnet 10.43.0.0", "10.43.0.0"),
     ("network create red --subnet ten/16", "ten/16"),
     ("network create red --subnet 10.43.0.1/16", "10.43.0.1/16"),
+    ("network create red --subnet 10.1.0.0/7", "between"),
     ("network create red --subnet 127.0.0.0/8", "127.0.0.0/8"),
     ("network create red --subnet 224.0.0.0/8", "224.0.0.0/8"),
     // Names.
@@ -55,10 +58,15 @@ const WISHES: &[(&str, &str)] = &[
     ("attach --netns {free} --network blue --name x --ifname lo", "lo"),
     ("attach --netns {free} --network blue --name x --ifname a-name-of-16-char", "a-name-of-16-char"),
     ("attach --netns {taken} --network blue --name x", "eth0"),
+    ("attach --netns {free} --network blue --name x --ifname all", "all"),
+    ("attach --netns {free} --network blue --name x --ifname default", "default"),
+    ("attach --netns {free} --network blue --name x --ifname eth%d", "eth%d"),
     // What exists, with other words.
     ("attach --netns {free} --network blue --name web-1", "web-1"),
     ("network create blue --subnet 10.44.0.0/16", "10.44.0.0/16"),
     ("service create web --network blue --publish 81:8080", "81"),
+    ("service create web --network nosuch", "service rm web"),
+    ("service update web --publish-rm 81", "81/tcp"),
     // What is in use.
     ("network rm blue", "web"),
     ("service rm web", "web-1"),
@@ -68,6 +76,10 @@ const WISHES: &[(&str, &str)] = &[
     ("service create shop --network blue --publish 81:0", "0"),
     ("service create shop --network blue --publish 81", "81"),
     ("service create shop --network blue --publish 81:80/icmp", "icmp"),
+    // Ports that weft needs itself.
+    ("service create shop --network blue --publish 7780:80", "7780/tcp"),
+    ("service create shop --network blue --publish 7789:80/udp", "7789/udp"),
+    ("service update web --publish-add 7780:8080", "7780/tcp"),
     // Words that the command line does not have.
     ("service create shop", "--network"),
     ("network create red --colour red", "--colour"),
@@ -104,6 +116,70 @@ fn wishes_that_cannot_be_met_are_refused_and_change_nothing() {
         ensure!(wrong.is_empty(), "{} of {} wishes went wrong:\n{}", wrong.len(), WISHES.len(), wrong.join("\n"));
         repeated_wishes_succeed(host, &taken.path().to_string_lossy())?;
         unchanged(&before, &look(topology)?).context("repeating what exists changed something")
+    });
+}
+
+#[test]
+fn a_cluster_that_cannot_be_entered_is_left_as_it_was() {
+    scenario(2, |topology| {
+        topology.web(0)?;
+        let (member, host) = (topology.host(0), topology.host(1));
+        host.weft_ok("leave")?;
+        let before = wait_until("the member is alone", Duration::from_secs(5), || {
+            let nodes = member.weft_json("node ls")?;
+            ensure!(nodes.as_array().is_some_and(|nodes| nodes.len() == 1), "{nodes}");
+            Ok(nodes)
+        })?;
+        let join = topology.join_words()?;
+        let taken = || host.netns().enter(|| Ok(TcpListener::bind(host.at(7780))?));
+
+        let squatter = taken()?;
+        refused(host, &join, "7780")?;
+        refused(host, "init", "7780")?;
+        ensure!(member.weft_json("node ls")? == before, "a node that could not join has left its record");
+        drop(squatter);
+        refused(host, "init --pool fd00:1::/48", "later release")?;
+        refused(host, "init --store etcd://192.0.2.77:2379", "does this host reach")?;
+        refused(host, "join 192.0.2.11 --token WEFT-1-x", "HOST:PORT")?;
+        host.weft_ok("init")?;
+        host.weft_ok("leave")?;
+
+        host.netns().ip("route add blackhole 10.42.3.0/24")?;
+        refused(host, &join, "10.42.3.0/24")?;
+        ensure!(member.weft_json("node ls")? == before, "a node that could not join has left its record");
+        host.netns().ip("route del blackhole 10.42.3.0/24")?;
+        host.weft_ok(&join)?;
+        host.netns().ip("route add blackhole 10.42.3.0/24")?;
+        let status = host.weft_json("status")?["warnings"].to_string();
+        ensure!(status.contains("10.42.3.0/24"), "no warning of the route: {status}");
+
+        host.weft_ok("down")?;
+        for wish in ["network ls", "init", &join] {
+            refused(host, wish, "not running")?;
+        }
+        let status = host.weft_json("status")?;
+        ensure!(status["membership"] == "stopped", "{status}");
+
+        // The store's node, whose file does not open, and then an identity of a later release.
+        let data = topology.folder().join("h1/data");
+        topology.host_mut(0).stop_agent()?;
+        let store: Vec<_> = fs::read_dir(data.join("store"))?.collect::<std::io::Result<_>>()?;
+        for file in store {
+            fs::write(file.path(), "no store")?;
+        }
+        for (identity, why) in [(None, "store"), (Some("{\"v\": 2}"), "newer weft"), (Some("{"), "damaged")] {
+            if let Some(identity) = identity {
+                fs::write(data.join("identity.json"), identity)?;
+            }
+            topology.host_mut(0).start_agent()?;
+            // It answers before it has tried.
+            wait_until(format!("{why} is the reason"), Duration::from_secs(5), || {
+                refused(topology.host(0), "network ls", why)
+            })?;
+            refused(topology.host(0), "init", why)?;
+            topology.host_mut(0).stop_agent()?;
+        }
+        Ok(())
     });
 }
 

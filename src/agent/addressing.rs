@@ -140,6 +140,13 @@ impl Addressing {
                 subnet.vip_range()
             )));
         }
+        let key = record::key_of_endpoint(situation.network.id, wanted);
+        if let Some(record) = situation.cluster.unreadable.iter().find(|record| record.key == key) {
+            return Err(Refusal::conflict(format!(
+                "cannot give out {wanted}: the record {key} has it, and cannot be read ({})",
+                record.reason
+            )));
+        }
         if situation.taken.contains(&wanted) {
             return Err(Refusal::conflict(format!("cannot give out {wanted}: another endpoint has it"))
                 .with_hint("see `weft endpoint ls`"));
@@ -164,7 +171,7 @@ impl Addressing {
     /// Learns this node's blocks of the network from the store; whether there were any new ones.
     async fn look(&mut self, store: &dyn Store, situation: &Situation<'_>) -> Result<bool, Refusal> {
         let before = self.blocks.len();
-        for (block, version) in blocks_of(store, situation.network).await? {
+        for (block, version) in blocks_of(store, situation.network).await?.blocks_of(situation.network.id) {
             if block.owner == situation.me {
                 self.blocks.insert(block.prefix, (situation.network.id.get(), version));
             }
@@ -175,8 +182,7 @@ impl Addressing {
     /// Claims one more block; `false` if none is free.
     async fn claim(&mut self, store: &dyn Store, situation: &Situation<'_>, subnet: &Subnet) -> Result<bool, Refusal> {
         for _ in 0..CLAIMS_MAX {
-            let taken: BTreeSet<IpNet> =
-                blocks_of(store, situation.network).await?.into_iter().map(|(block, _)| block.prefix).collect();
+            let taken = blocks_of(store, situation.network).await?.claimed_in(situation.network.id).collect();
             let Some(prefix) = ipam::choose_block(subnet, situation.me, &taken) else { return Ok(false) };
             let block = Block { network: situation.network.id, prefix, owner: situation.me };
             let key = record::key_of_block(situation.network.id, prefix);
@@ -209,9 +215,9 @@ impl Addressing {
     }
 }
 
-async fn blocks_of(store: &dyn Store, network: &Network) -> Result<Vec<(Block, Revision)>, Refusal> {
+async fn blocks_of(store: &dyn Store, network: &Network) -> Result<record::State, Refusal> {
     let snapshot = store.snapshot(&record::prefix_of_blocks(network.id)).await.map_err(store_refusal)?;
-    Ok(record::State::from_snapshot(&snapshot).blocks_of(network.id).collect())
+    Ok(record::State::from_snapshot(&snapshot))
 }
 
 /// The condition that a network is still as it was seen; another one may have its number by now.
@@ -222,5 +228,49 @@ async fn network_unchanged(store: &dyn Store, network: &Network) -> Result<Compa
     match snapshot.entries.into_iter().find(|entry| entry.key == key && entry.value == seen) {
         Some(entry) => Ok(Compare::Unchanged(key, entry.version)),
         None => Err(Refusal::not_found(format!("the network {} has just been removed", network.name))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{ClusterId, ClusterSettings, NetworkId, UnreadableRecord},
+        store::memory::MemoryStore,
+    };
+
+    /// A store with one network and `records` besides, as node 1 sees it.
+    async fn assign(records: &[(&str, &[u8])], wanted: Option<&str>) -> Result<Vec<Assigned>, Refusal> {
+        let subnet = ipam::subnet("10.9.0.0/24".parse().unwrap()).unwrap();
+        let id = NetworkId::new(3).unwrap();
+        let network = Network { id, name: "blue".parse().unwrap(), subnets: vec![subnet], internal: false, mtu: None };
+        let store = MemoryStore::new();
+        let mut writes = vec![put(record::key_of_network(id), record::encode_network(&network))];
+        writes.extend(records.iter().map(|(key, value)| put(format!("{}{key}", record::PREFIX), value.to_vec())));
+        store.commit(Transaction { compares: vec![], writes }).await.unwrap();
+        let settings = ClusterSettings { id: ClusterId(1), vxlan_port: 7789, vni: 77, pools: vec![] };
+        let mut cluster = Cluster::empty(settings);
+        cluster.unreadable = records
+            .iter()
+            .map(|(key, _)| UnreadableRecord { key: format!("{}{key}", record::PREFIX), reason: "torn".to_owned() })
+            .collect();
+        let me = NodeId::new(1).unwrap();
+        let situation = Situation { me, cluster: &cluster, network: &network, taken: &BTreeSet::new() };
+        Addressing::default().assign(&store, &situation, wanted.map(|wanted| wanted.parse().unwrap())).await
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_block_is_somebody_elses() {
+        let first = assign(&[], None).await.unwrap()[0].address;
+        assert_eq!(first.to_string(), "10.9.0.1");
+        let second = assign(&[("blocks/3/10.9.0.0_28", b"{")], None).await.unwrap()[0].address;
+        assert!(!"10.9.0.0/28".parse::<IpNet>().unwrap().contains(&second), "{second}");
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_endpoint_is_named_to_who_wants_its_address() {
+        let refusal = assign(&[("endpoints/3/10.9.0.7", b"{")], Some("10.9.0.7")).await.unwrap_err();
+        assert!(refusal.message.contains("/endpoints/3/10.9.0.7"), "{refusal}");
+        assert!(assign(&[("endpoints/3/10.9.0.7", b"{")], Some("10.9.0.8")).await.is_ok());
     }
 }

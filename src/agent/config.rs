@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use super::Options;
+use super::{Options, identity::Identity};
 use crate::model::{MarkMask, Name};
 
 /// The configuration file that is read if it is there and no other is named.
@@ -23,6 +23,8 @@ const DEFAULT_METRICS: &str = "127.0.0.1:7790";
 pub(super) struct Config {
     /// This node's name, for when it joins a cluster.
     pub(super) node: Name,
+    /// Whether somebody chose that name, and it is not just the host's.
+    pub(super) is_node_given: bool,
     /// The underlay address to advertise; without one, that of the default route.
     pub(super) advertise: Option<IpAddr>,
     /// What must survive a reboot: identity, store.
@@ -52,7 +54,9 @@ impl Config {
     pub(super) fn load(options: Options) -> anyhow::Result<Self> {
         let Options { config, node, advertise, data_dir, run_dir, metrics } = options;
         let file = read_file(config.as_deref())?;
-        let node = match node.or(file.node) {
+        let given = node.or(file.node);
+        let is_node_given = given.is_some();
+        let node = match given {
             Some(node) => node.parse().context("the node's name (--node) is wrong")?,
             None => host_name()?,
         };
@@ -67,12 +71,25 @@ impl Config {
         };
         Ok(Self {
             node,
+            is_node_given,
             advertise,
             data_dir: data_dir.or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
             run_dir: run_dir.or(file.run_dir).unwrap_or_else(|| DEFAULT_RUN_DIR.into()),
             metrics,
             mark_mask,
         })
+    }
+
+    /// What is said here and does not hold, a line each: a node keeps the name and the address that it has joined with.
+    pub(super) fn not_applied(&self, identity: &Identity) -> Vec<String> {
+        let Identity { name, underlay, .. } = identity;
+        let node = (self.is_node_given && self.node != *name)
+            .then(|| format!("the name {} (--node) is not applied: this node has joined as {name}", self.node));
+        let advertise = self.advertise.filter(|given| given != underlay).map(|given| {
+            format!("the address {given} (--advertise) is not applied: this node has joined with {underlay}")
+        });
+        let mend = |what| format!("{what}; to change it, let the node leave and join again");
+        node.into_iter().chain(advertise).map(mend).collect()
     }
 
     /// Where the API listens.
@@ -84,7 +101,12 @@ impl Config {
 fn read_file(named: Option<&Path>) -> anyhow::Result<File> {
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
     match fs::read_to_string(path) {
-        Ok(text) => toml::from_str(&text).with_context(|| format!("cannot read the configuration {}", path.display())),
+        Ok(text) => toml::from_str(&text).map_err(|error| {
+            // Its own words come with a drawing of several lines.
+            let line =
+                error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
+            anyhow::anyhow!("cannot read the configuration {}, line {line}: {}", path.display(), error.message())
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => Ok(File::default()),
         Err(error) => Err(error).with_context(|| format!("cannot read the configuration {}", path.display())),
     }
@@ -109,6 +131,11 @@ fn host_name() -> anyhow::Result<Name> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        agent::identity::StoreUrl,
+        model::{ClusterId, NodeId},
+        peer::Token,
+    };
 
     fn load(file: &str, options: Options) -> anyhow::Result<Config> {
         let dir = tempfile::tempdir()?;
@@ -128,10 +155,39 @@ mod tests {
     }
 
     #[test]
+    fn what_differs_from_the_identity_is_told() {
+        let identity = Identity {
+            cluster: ClusterId(7),
+            node: NodeId::new(3).unwrap(),
+            name: "a".parse().unwrap(),
+            underlay: "192.0.2.3".parse().unwrap(),
+            store: StoreUrl::Embedded,
+            cluster_key: vec![],
+            token: Token::new(&[], [9; 20]),
+        };
+        for (file, told) in [
+            ("", &[][..]),
+            ("node = \"a\"\nadvertise = \"192.0.2.3\"", &[]),
+            ("node = \"b\"", &["the name b (--node)"]),
+            (
+                "node = \"b\"\nadvertise = \"192.0.2.4\"",
+                &["the name b (--node)", "the address 192.0.2.4 (--advertise)"],
+            ),
+        ] {
+            let differences = load(file, Options::default()).unwrap().not_applied(&identity);
+            assert_eq!(differences.len(), told.len(), "{file:?}: {differences:?}");
+            for (difference, begin) in differences.iter().zip(told) {
+                assert!(difference.starts_with(begin), "{difference}");
+            }
+        }
+    }
+
+    #[test]
     fn every_wrong_word_is_named() {
         for (file, flag, named) in [
             ("nod = \"a\"", None, "unknown field `nod`"),
-            ("node = 7", None, "invalid type"),
+            ("node = 7", None, "line 1: invalid type"),
+            ("node = \"a\"\nmetrics = 7", None, "line 2: invalid type"),
             ("node = \"A\"", None, "\"A\""),
             ("node = \"a\"\nadvertise = \"127.0.0.1\"", None, "127.0.0.1"),
             ("node = \"a\"\nadvertise = \"here\"", None, "\"here\""),
@@ -141,7 +197,7 @@ mod tests {
         ] {
             let options = Options { node: flag.map(str::to_owned), ..Options::default() };
             let error = format!("{:#}", load(file, options).unwrap_err());
-            assert!(error.contains(named), "{file:?}: {error}");
+            assert!(error.contains(named) && !error.contains('\n'), "{file:?}: {error}");
         }
         let missing = Config::load(Options { config: Some("/nowhere/weft.toml".into()), ..Options::default() });
         assert!(format!("{:#}", missing.unwrap_err()).contains("/nowhere/weft.toml"));

@@ -13,7 +13,10 @@ use tracing::{info, warn};
 use super::metrics::Metrics;
 use crate::{
     model::Cluster,
-    store::{Store, StoreError, record},
+    store::{
+        Store, StoreError,
+        record::{self, RecordError},
+    },
 };
 
 /// The first and the longest wait before asking a store again that could not be reached.
@@ -27,6 +30,8 @@ pub(super) enum StoreHealth {
     Connecting,
     /// Its changes arrive.
     Connected,
+    /// Its changes arrive, but make no cluster, and why.
+    Unusable(String),
     /// It cannot be reached, and why.
     Away(String),
 }
@@ -49,8 +54,11 @@ pub(super) async fn follow(store: Arc<dyn Store>, followed: Arc<Followed>, metri
             // Not an outage: the watch was too far behind, and a snapshot puts it right.
             continue;
         }
-        if followed.health.send_replace(StoreHealth::Away(end.to_string())) == StoreHealth::Connected {
-            warn!("the store is away, what is programmed stays: {end}");
+        match followed.health.send_replace(StoreHealth::Away(end.to_string())) {
+            StoreHealth::Connected | StoreHealth::Unusable(_) => {
+                warn!("the store is away, what is programmed stays: {end}");
+            }
+            StoreHealth::Connecting | StoreHealth::Away(_) => {}
         }
         metrics.store_up.set(0);
         sleep(retry).await;
@@ -69,10 +77,10 @@ async fn follow_once(store: &dyn Store, followed: &Followed, metrics: &Metrics, 
         Err(error) => return error,
     };
     let mut state = record::State::from_snapshot(&snapshot);
-    publish(&state, followed, metrics);
-    if followed.health.send_replace(StoreHealth::Connected) != StoreHealth::Connected {
+    if matches!(*followed.health.borrow(), StoreHealth::Connecting | StoreHealth::Away(_)) {
         info!(revision = snapshot.revision.0, "the store is connected");
     }
+    publish(&state, followed, metrics);
     metrics.store_up.set(1);
     *retry = RETRY_MIN;
     while let Some(changes) = watch.next().await {
@@ -96,9 +104,19 @@ fn publish(state: &record::State, followed: &Followed, metrics: &Metrics) {
             metrics.store_revision.set(i64::try_from(cluster.revision).unwrap_or(i64::MAX));
             metrics.unreadable.set(i64::try_from(cluster.unreadable.len()).unwrap_or(i64::MAX));
             followed.cluster.send_replace(Some(Arc::new(cluster)));
+            followed.health.send_replace(StoreHealth::Connected);
         }
         // Without its own record there is no cluster to speak of; the last one stays.
-        Err(error) => warn!("the store's content cannot be used, the last known state stays: {error}"),
+        Err(error) => {
+            let reason = match error {
+                RecordError::NotInitialised => "the store holds no cluster: it was wiped or restored empty".to_owned(),
+                RecordError::Unreadable(_) => error.to_string(),
+            };
+            let health = StoreHealth::Unusable(reason.clone());
+            if followed.health.send_replace(health.clone()) != health {
+                warn!("the store cannot be used, the last known state stays: {reason}");
+            }
+        }
     }
 }
 
@@ -153,6 +171,20 @@ mod tests {
         commit(vec![put(record::GENERATION_KEY.into(), b"{".to_vec())]).await;
         let later = seen("a second unreadable record", |cluster| cluster.unreadable.len() == 2).await;
         assert_eq!(later.networks.get(&id), Some(&network));
+        // As after a restore of nothing.
+        let mut health = followed.health.subscribe();
+        let cluster_record = put(record::CLUSTER_KEY.into(), record::encode_cluster(&settings));
+        for spoil in [Write::Delete { key: record::CLUSTER_KEY.into() }, put(record::CLUSTER_KEY.into(), b"{".to_vec())]
+        {
+            commit(vec![spoil]).await;
+            let told = health.wait_for(|health| matches!(health, StoreHealth::Unusable(_)));
+            let told = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap().unwrap().clone();
+            assert!(!format!("{told:?}").contains("delete"), "{told:?}");
+            assert!(followed.cluster.borrow().is_some());
+            commit(vec![cluster_record.clone()]).await;
+            let mended = health.wait_for(|health| *health == StoreHealth::Connected);
+            tokio::time::timeout(Duration::from_secs(10), mended).await.unwrap().unwrap();
+        }
         commit(vec![Write::Delete { key }]).await;
         seen("the deletion", |cluster| cluster.networks.is_empty()).await;
     }

@@ -79,6 +79,12 @@ impl std::str::FromStr for StoreUrl {
     }
 }
 
+/// What all formats have.
+#[derive(Deserialize)]
+struct Format {
+    v: u32,
+}
+
 /// As on disk.
 #[derive(Serialize, Deserialize)]
 struct Record {
@@ -101,6 +107,14 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
+        if let Ok(Format { v }) = serde_json::from_str(&text)
+            && v > FORMAT
+        {
+            bail!(
+                "{} was written by a newer weft (format {v}, this one reads {FORMAT}): upgrade this node",
+                path.display()
+            );
+        }
         let identity = Self::decode(&text).with_context(|| {
             format!("{} is damaged: put it back from a backup, or remove it and join again", path.display())
         })?;
@@ -119,7 +133,11 @@ impl Identity {
             fs::rename(&staged, &path)?;
             File::open(data_dir)?.sync_all()
         };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        write().with_context(|| format!("cannot write {}", path.display())).inspect_err(|_| {
+            // What is not there for certain must not be found at the next start.
+            let _ = fs::remove_file(&staged);
+            let _ = fs::remove_file(&path);
+        })
     }
 
     /// Forgets the membership.
@@ -189,6 +207,9 @@ mod tests {
         assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity));
         fs::write(path(dir.path()), "{").unwrap();
         assert!(format!("{:#}", Identity::load(dir.path()).unwrap_err()).contains("damaged"));
+        fs::write(path(dir.path()), "{\"v\": 2, \"seat\": 7}").unwrap();
+        let newer = format!("{:#}", Identity::load(dir.path()).unwrap_err());
+        assert!(newer.contains("newer weft") && !newer.contains("damaged"), "{newer}");
         Identity::remove(dir.path()).unwrap();
         Identity::remove(dir.path()).unwrap();
         assert_eq!(Identity::load(dir.path()).unwrap(), None);

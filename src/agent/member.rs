@@ -2,8 +2,8 @@
 //! `down` or stop.
 
 use std::{
-    net::SocketAddr,
-    path::Path,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -41,6 +41,17 @@ pub(super) use crate::model::PEER_PORT;
 /// How long a reader waits for its own write to come round; the store answers within milliseconds or is away.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
+/// Opens the port for other nodes. It is the one part of a membership that a host may not be able to give, so it comes
+/// before anything is written for others to see.
+pub(super) async fn open_door(underlay: IpAddr) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::new(underlay, PEER_PORT);
+    TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "cannot listen on {address} for other nodes: is another agent running, or the address gone from this host?"
+        )
+    })
+}
+
 /// A running membership. Dropping it stops every task and touches nothing in the kernel.
 pub(super) struct Member {
     pub(super) identity: Identity,
@@ -55,6 +66,11 @@ pub(super) struct Member {
     tasks: Mutex<JoinSet<()>>,
 }
 
+/// Where an embedded store lives.
+pub(super) fn store_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("store")
+}
+
 /// The store of an identity, opened. An embedded one comes with its face for the other nodes.
 pub(super) struct OpenStore {
     pub(super) store: Arc<dyn Store>,
@@ -66,7 +82,7 @@ impl OpenStore {
     pub(super) async fn open(url: &StoreUrl, data_dir: &Path) -> anyhow::Result<Self> {
         match url {
             StoreUrl::Embedded => {
-                let dir = data_dir.join("store");
+                let dir = store_dir(data_dir);
                 std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
                 let embedded = Arc::new(Embedded::open(&dir).await?);
                 Ok(Self { store: Arc::<Embedded>::clone(&embedded), embedded: Some(embedded) })
@@ -80,17 +96,14 @@ impl OpenStore {
 }
 
 impl Member {
-    /// Starts everything. Fails if the advertised address or its port cannot be had.
-    pub(super) async fn start(
+    /// Starts everything; `door` is where other nodes knock.
+    pub(super) fn start(
         identity: Identity,
         opened: OpenStore,
+        door: TcpListener,
         host: Arc<dyn Host>,
         metrics: &Arc<Metrics>,
-    ) -> anyhow::Result<Arc<Self>> {
-        let address = SocketAddr::new(identity.underlay, PEER_PORT);
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address} for other nodes: is another agent running, or the address gone from this host?")
-        })?;
+    ) -> Arc<Self> {
         let gatekeeper = Gatekeeper::new(peer::Admission {
             cluster_key: identity.cluster_key.clone(),
             token: identity.token.clone(),
@@ -100,13 +113,13 @@ impl Member {
         let (member, tasks) = Self::assemble(identity, opened, host, metrics);
         {
             let mut running = member.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            running.spawn(serve_others(gatekeeper, member.embedded.clone(), listener));
+            running.spawn(serve_others(gatekeeper, member.embedded.clone(), door));
             for task in tasks {
                 running.spawn(task);
             }
         }
         info!(node = %member.identity.name, cluster = %member.identity.cluster, store = %member.identity.store, "member of a cluster");
-        Ok(member)
+        member
     }
 
     /// A membership and its tasks but for the port for other nodes; it lives once somebody runs them.

@@ -157,7 +157,7 @@ async fn resume(agent: Arc<Agent>) {
             Ok(()) => return,
             Err(error) => {
                 error!("cannot take up this node's membership, trying again: {error:#}");
-                agent.set_trouble(format!("this node's membership cannot be taken up: {error:#}")).await;
+                agent.set_trouble(format!("{error:#}")).await;
             }
         }
         drop(changing);
@@ -171,9 +171,14 @@ async fn resume_once(agent: &Arc<Agent>) -> anyhow::Result<()> {
         return Ok(());
     }
     let Some(identity) = Identity::load(&agent.config.data_dir)? else { return Ok(()) };
+    let not_applied = agent.config.not_applied(&identity);
+    let door = member::open_door(identity.underlay).await?;
     let opened = OpenStore::open(&identity.store, &agent.config.data_dir).await?;
-    let member = Member::start(identity, opened, Arc::clone(&agent.host), &agent.metrics).await?;
+    let member = Member::start(identity, opened, door, Arc::clone(&agent.host), &agent.metrics);
     agent.set_membership(Some(member)).await;
+    for difference in not_applied {
+        warn!("{difference}");
+    }
     Ok(())
 }
 

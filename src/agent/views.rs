@@ -124,18 +124,19 @@ pub(super) fn blocks(cluster: &Cluster) -> Vec<BlockView> {
             *used.entry(block).or_default() += 1;
         }
     }
-    let mut views: Vec<BlockView> = used
+    let mut named: Vec<(String, &Block, u64)> =
+        used.into_iter().map(|(block, used)| (network_name(cluster, block.network), block, used)).collect();
+    named.sort_by(|a, b| (&a.0, a.1.prefix).cmp(&(&b.0, b.1.prefix)));
+    named
         .into_iter()
-        .map(|(block, used)| BlockView {
-            network: network_name(cluster, block.network),
+        .map(|(network, block, used)| BlockView {
+            network,
             prefix: block.prefix.to_string(),
             node: node_name(cluster, block.owner),
             used,
             size: size(block),
         })
-        .collect();
-    views.sort_by(|a, b| (&a.network, &a.prefix).cmp(&(&b.network, &b.prefix)));
-    views
+        .collect()
 }
 
 fn size(block: &Block) -> u64 {

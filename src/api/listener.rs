@@ -14,7 +14,7 @@ use tokio::net::UnixListener;
 pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketClaim), BindError> {
     let io_error = |action: &'static str, path: &Path| {
         let path = path.to_owned();
-        move |source| BindError::Io { action, path, source }
+        move |reason| BindError::Io { action, path, reason }
     };
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(io_error("make the folder", folder))?;
@@ -73,14 +73,14 @@ pub enum BindError {
     #[error("cannot listen at {}: there is something that is not a socket; remove it or choose another --run-dir", .0.display())]
     NotASocket(PathBuf),
     /// The file system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {reason}", path.display())]
     Io {
         /// What was wanted.
         action: &'static str,
         /// Of which file.
         path: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Why not. It is in the message, so it is no source of it.
+        reason: io::Error,
     },
 }
 

@@ -138,13 +138,14 @@ fn table(services: &[ServiceView]) -> Table {
 
 fn replica_table(replicas: &[ReplicaView]) -> Table {
     Table::new(
-        &["ENDPOINT", "NODE", "ADDRESS", "STATE", "BALANCED"],
+        &["ENDPOINT", "NODE", "ADDRESS", "STATE", "WEIGHT", "BALANCED"],
         replicas.iter().map(|replica| {
             [
                 Cell::from(replica.endpoint.as_str()),
                 Cell::from(replica.node.as_str()),
                 Cell::from(replica.address.as_str()),
                 state(replica.state),
+                Cell::from(replica.weight.to_string()),
                 match (replica.balanced, &replica.reason) {
                     (true, _) => Cell::good("yes"),
                     (false, Some(reason)) => Cell::bad(format!("no: {reason}")),

@@ -4,7 +4,7 @@ use super::{
 };
 use crate::api::{
     Operations, Refusal,
-    wire::{ClusterView, DataPlaneView, ReconcileView, StatusView, StoreState, StoreView},
+    wire::{ClusterView, DataPlaneView, Membership, ReconcileView, StatusView, StoreState, StoreView},
 };
 
 /// `weft status`.
@@ -17,7 +17,8 @@ struct Screen(StatusView);
 
 impl Layout for Screen {
     fn render(&self, paint: Paint) -> String {
-        let StatusView { version, node, cluster, store, data_plane, reconcile, warnings, unreadable } = &self.0;
+        let StatusView { version, membership, node, cluster, store, data_plane, reconcile, warnings, unreadable } =
+            &self.0;
         let mut sheet = Sheet::default().with("Agent", format!("version {version}"));
         if let Some(node) = node {
             sheet = sheet
@@ -35,7 +36,14 @@ impl Layout for Screen {
                 ];
                 sheet.with_each("Cluster", [Cell::from(id.as_str()), Cell::from(parts.join(", "))])
             }
-            None => sheet.with("Cluster", Cell::warning("not part of a cluster")),
+            None => sheet.with(
+                "Cluster",
+                match membership {
+                    Membership::Outside => Cell::warning("not part of a cluster"),
+                    Membership::Stopped => Cell::bad("a member of one, but not running"),
+                    Membership::Running => Cell::warning("nothing is known of it yet"),
+                },
+            ),
         };
         if let Some(store) = store {
             sheet = sheet.with("Store", store_cell(store));
@@ -54,7 +62,7 @@ impl Layout for Screen {
         );
 
         let mut text = sheet.render(paint);
-        if cluster.is_none() {
+        if *membership == Membership::Outside {
             text +=
                 &paint.hint("make a cluster with `weft init`, or join one with `weft join HOST:PORT --token TOKEN`");
         }
@@ -66,8 +74,8 @@ fn store_cell(store: &StoreView) -> Cell {
     let StoreView { url, state, revision, error } = store;
     let text = format!("{url}, {}, revision {revision}", state.as_str());
     match (state, error) {
-        (StoreState::Connected, _) => Cell::good(text),
-        (StoreState::Away, Some(error)) => Cell::bad(format!("{text}: {error}")),
+        (StoreState::Connected, None) => Cell::good(text),
+        (StoreState::Connected | StoreState::Away, Some(error)) => Cell::bad(format!("{text}: {error}")),
         (StoreState::Away, None) => Cell::bad(text),
     }
 }

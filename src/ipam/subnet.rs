@@ -32,9 +32,6 @@ pub enum SubnetError {
 /// `prefix` as a network's subnet, with the block size that follows from it: a sixteenth of the prefix, but no more than
 /// the usual 64 addresses. A /24 is cut into sixteen /28s, a /16 into /26s.
 pub fn subnet(prefix: IpNet) -> Result<Subnet, SubnetError> {
-    if prefix != prefix.trunc() {
-        return Err(SubnetError::HostBits(prefix, prefix.trunc()));
-    }
     let (len_max, usual) = match prefix {
         IpNet::V4(_) => (V4_LEN_MAX, V4_BLOCK_LEN),
         IpNet::V6(_) => (V6_LEN_MAX, V6_BLOCK_LEN),
@@ -47,6 +44,10 @@ pub fn subnet(prefix: IpNet) -> Result<Subnet, SubnetError> {
         if special.parse::<IpNet>().is_ok_and(|special| overlaps(&special, &prefix)) {
             return Err(SubnetError::Special(prefix, what));
         }
+    }
+    // Last, so that what is proposed would be taken.
+    if prefix != prefix.trunc() {
+        return Err(SubnetError::HostBits(prefix, prefix.trunc()));
     }
     Ok(Subnet { prefix, block_len: usual.max(len + 4) })
 }
@@ -120,6 +121,19 @@ mod tests {
             "::/64",
         ] {
             assert!(subnet(net(prefix)).is_err(), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn what_is_proposed_would_be_taken() {
+        for (prefix, proposed) in [("10.9.0.1/24", Some("10.9.0.0/24")), ("10.1.0.0/7", None), ("127.0.0.1/8", None)] {
+            match subnet(net(prefix)).unwrap_err() {
+                SubnetError::HostBits(_, other) => {
+                    assert_eq!(Some(other), proposed.map(net));
+                    assert!(subnet(other).is_ok(), "{other}");
+                }
+                SubnetError::Length(..) | SubnetError::Special(..) => assert_eq!(proposed, None, "{prefix}"),
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{net::Ipv6Addr, time::Duration};
 
 use tonic::{
     Code, Request, Status,
@@ -28,6 +28,7 @@ pub struct Admitted {
 
 /// Asks the member at `address` (`HOST:PORT`) to be let in by `token`. Changes nothing on either side.
 pub async fn join(address: &str, token: &Token) -> Result<Admitted, JoinError> {
+    check_address(address)?;
     let unreachable = |reason: String| JoinError::Unreachable { address: address.to_owned(), reason };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| unreachable(format!("not a HOST:PORT ({error})")))?
@@ -65,6 +66,22 @@ pub async fn join(address: &str, token: &Token) -> Result<Admitted, JoinError> {
     Ok(Admitted { cluster_key: hello.cluster_key, store_url: reply.store_url })
 }
 
+/// Whether a node could be asked at `address` at all.
+pub fn check_address(address: &str) -> Result<(), JoinError> {
+    if is_host_and_port(address) { Ok(()) } else { Err(JoinError::NoAddress { address: address.to_owned() }) }
+}
+
+/// A name or an address (RFC 3986, 3.2.2: of IPv6 in brackets), a colon and a port.
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)),
+    };
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    is_host && is_number && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
 async fn call<Req, Reply>(member: &mut Grpc<Channel>, path: &'static str, request: Req) -> Result<Reply, Status>
 where
     Req: prost::Message + 'static,
@@ -78,4 +95,31 @@ where
 /// The innermost reason: `Connection refused` says more than `transport error`.
 fn root_cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), root_cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for (text, accepted) in [
+            ("192.0.2.1:7780", true),
+            ("node-1.example:7780", true),
+            ("[2001:db8::1]:7780", true),
+            ("192.0.2.1", false),
+            ("192.0.2.1:", false),
+            (":7780", false),
+            ("192.0.2.1:0", false),
+            ("192.0.2.1:+1", false),
+            ("192.0.2.1:65536", false),
+            ("2001:db8::1", false),
+            ("[node]:7780", false),
+            ("http://192.0.2.1:7780", false),
+            ("etcd://192.0.2.1:7780", false),
+            ("192.0.2.1:7780/", false),
+        ] {
+            assert_eq!(is_host_and_port(text), accepted, "{text}");
+        }
+    }
 }

@@ -10,13 +10,19 @@ mod messages;
 mod server;
 mod token;
 
-pub use client::{Admitted, join};
+pub use client::{Admitted, check_address, join};
 pub use server::{Admission, Gatekeeper, router, serve};
 pub use token::{Token, TokenError};
 
 /// Why a join did not come about.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
+    /// It is no place to ask at.
+    #[error("{address:?} is not where a node can be asked: say HOST:PORT, such as 192.0.2.1:7780")]
+    NoAddress {
+        /// As given.
+        address: String,
+    },
     /// Nobody answers there.
     #[error("cannot reach {address}: {reason}")]
     Unreachable {

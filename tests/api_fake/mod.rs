@@ -17,7 +17,7 @@ use weft::api::{
     Operations, Refusal, RefusalKind, Server,
     wire::{
         AttachReply, AttachRequest, Availability, BlockView, ClusterView, DataPlaneView, DownReply, EndpointState,
-        EndpointView, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest, NetworkCreateReply,
+        EndpointView, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest, Membership, NetworkCreateReply,
         NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeStatus, NodeView, ReconcileView, ReplicaView,
         ServiceCreateReply, ServiceCreateRequest, ServiceStatus, ServiceUpdateRequest, ServiceView, StatusView,
         StoreState, StoreView, SubnetView, TokenView, UnreadableView,
@@ -40,6 +40,7 @@ impl Fake {
     pub(crate) fn outside() -> Self {
         let status = StatusView {
             version: "0.1.0".into(),
+            membership: Membership::Outside,
             node: None,
             cluster: None,
             store: None,
@@ -49,6 +50,18 @@ impl Fake {
             unreadable: Vec::new(),
         };
         Self { status: Some(status), ..Self::default() }
+    }
+
+    /// An agent whose membership does not run.
+    pub(crate) fn stopped() -> Self {
+        let mut fake = Self::outside();
+        if let Some(status) = &mut fake.status {
+            status.membership = Membership::Stopped;
+            status
+                .warnings
+                .push("this node is a member of the cluster c as n1, but not running: the address is gone".into());
+        }
+        fake
     }
 
     /// Refuses everything from now on.
@@ -424,6 +437,7 @@ fn endpoint() -> EndpointView {
 fn status() -> StatusView {
     StatusView {
         version: "0.1.0".into(),
+        membership: Membership::Running,
         node: Some(node_1()),
         cluster: Some(ClusterView { id: CLUSTER.into(), nodes: 2, networks: 1, services: 2, endpoints: 4 }),
         store: Some(StoreView { url: "embedded".into(), state: StoreState::Connected, revision: 42, error: None }),

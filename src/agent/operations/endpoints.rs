@@ -176,7 +176,8 @@ fn check(host: &dyn Host, cluster: &Cluster, request: &AttachRequest) -> Result<
     })
 }
 
-/// As the kernel's `dev_valid_name` (net/core/dev.c).
+/// As the kernel's `dev_valid_name` (net/core/dev.c). Besides, `%d` would be a pattern to it (`dev_alloc_name`), and under
+/// net.ipv4.conf `all` and `default` are not devices (ip-sysctl.rst).
 fn check_ifname(name: &str) -> Result<(), Refusal> {
     let wrong = name.is_empty()
         || name.len() > IFNAME_LEN_MAX
@@ -184,10 +185,10 @@ fn check_ifname(name: &str) -> Result<(), Refusal> {
         || name == ".."
         || name
             .bytes()
-            .any(|byte| byte == b'/' || byte == b':' || byte.is_ascii_whitespace() || byte.is_ascii_control());
-    if wrong || name == "lo" {
+            .any(|byte| matches!(byte, b'/' | b':' | b'%') || byte.is_ascii_whitespace() || byte.is_ascii_control());
+    if wrong || ["lo", "all", "default"].contains(&name) {
         return Err(Refusal::invalid(format!(
-            "{name:?} cannot be a device's name: 1 to {IFNAME_LEN_MAX} bytes without white space, slash and colon, not `lo`"
+            "{name:?} cannot be a device's name: 1 to {IFNAME_LEN_MAX} bytes without white space and / : %, and not lo, all or default"
         )));
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::{
 pub(super) fn cluster(member: &Member) -> Result<Arc<Cluster>, Refusal> {
     member.cluster().ok_or_else(|| {
         let why = match &*member.health.borrow() {
-            StoreHealth::Away(reason) => reason.clone(),
+            StoreHealth::Away(reason) | StoreHealth::Unusable(reason) => reason.clone(),
             StoreHealth::Connecting | StoreHealth::Connected => "the store has not answered yet".to_owned(),
         };
         Refusal::unavailable(format!("nothing is known of the cluster yet: {why}"))
@@ -59,33 +59,73 @@ pub(super) fn endpoint<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Endpo
         Some((network, name)) => (Some(self::network(cluster, network)?.id), name),
         None => (None, text),
     };
-    let mut named = cluster
+    let named: Vec<&Endpoint> = cluster
         .endpoints
         .values()
-        .filter(|endpoint| endpoint.name.as_str() == name && network.is_none_or(|network| endpoint.network == network));
-    match (named.next(), named.next()) {
-        (Some(endpoint), None) => Ok(endpoint),
-        (Some(one), Some(other)) => Err(Refusal::conflict(format!("more than one endpoint is called {text:?}"))
-            .with_hint(format!(
-                "say which: {}/{name} ({}) or {}/{name} ({})",
-                views::network_name(cluster, one.network),
-                one.id,
-                views::network_name(cluster, other.network),
-                other.id
-            ))),
-        (None, _) => {
-            Err(Refusal::not_found(format!("there is no endpoint {text:?}")).with_hint("see `weft endpoint ls`"))
+        .filter(|endpoint| endpoint.name.as_str() == name && network.is_none_or(|network| endpoint.network == network))
+        .collect();
+    match named.as_slice() {
+        [endpoint] => Ok(endpoint),
+        [] => Err(Refusal::not_found(format!("there is no endpoint {text:?}")).with_hint("see `weft endpoint ls`")),
+        several => {
+            // Two nodes that attach at the same moment can give one name twice in one network; an id is never given twice.
+            let which = several.iter().map(|endpoint| {
+                let (network, node) = (endpoint.network, endpoint.node);
+                let (network, node) = (views::network_name(cluster, network), views::node_name(cluster, node));
+                format!("{} (in {network}, on {node})", endpoint.id)
+            });
+            Err(Refusal::conflict(format!("{} endpoints are called {text:?}", several.len()))
+                .with_hint(format!("say the id of the one: {}", listed(which))))
         }
     }
 }
 
-/// Some names as one list for a message: at most five, and how many more.
-pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a Name>) -> String {
+/// Some words as one list for a message: at most five, and how many more.
+pub(super) fn listed<T: ToString>(words: impl IntoIterator<Item = T>) -> String {
     const SHOWN: usize = 5;
-    let names: Vec<&str> = names.into_iter().map(Name::as_str).collect();
-    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
-    match names.len() {
+    let words: Vec<String> = words.into_iter().map(|word| word.to_string()).collect();
+    let shown = words[..words.len().min(SHOWN)].join(", ");
+    match words.len() {
         0..=SHOWN => shown,
         all => format!("{shown} and {} more", all - SHOWN),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ClusterId, ClusterSettings, EndpointId, EndpointState, NetnsRef, NetworkId};
+
+    fn cluster_with_twins(count: u64) -> Cluster {
+        let settings = ClusterSettings { id: ClusterId(1), vxlan_port: 7789, vni: 77, pools: vec![] };
+        let mut cluster = Cluster::empty(settings);
+        for id in (1..=count).map(EndpointId) {
+            let endpoint = Endpoint {
+                id,
+                network: NetworkId::new(3).unwrap(),
+                addresses: vec![],
+                name: "dup".parse().unwrap(),
+                aliases: vec![],
+                node: NodeId::new(1).unwrap(),
+                service: None,
+                state: EndpointState::Ready,
+                weight: 1,
+                netns: NetnsRef { path: String::new(), inode: 0 },
+                ifname: "eth0".into(),
+            };
+            cluster.endpoints.insert(id, endpoint);
+        }
+        cluster
+    }
+
+    #[test]
+    fn a_name_that_several_have_is_answered_with_their_ids() {
+        assert!(endpoint(&cluster_with_twins(1), "dup").is_ok());
+        let hint = endpoint(&cluster_with_twins(3), "dup").unwrap_err().hint.unwrap();
+        for id in (1..=3).map(EndpointId) {
+            assert!(hint.contains(&id.to_string()), "{hint}");
+        }
+        let many = endpoint(&cluster_with_twins(7), "dup").unwrap_err().hint.unwrap();
+        assert!(many.ends_with("and 2 more") && !many.contains(&EndpointId(6).to_string()), "{many}");
     }
 }

@@ -1,155 +1,34 @@
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
 
-use ipnet::IpNet;
+use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use super::{Agent, Member, lookup, nodes};
+use super::{Agent, Member, Standing, lookup, networks, nodes, stopped};
 use crate::{
     agent::{
         configuration::{Decision, configure, put, read},
         identity::{Identity, StoreUrl},
-        member::{OpenStore, PEER_PORT},
+        member::{OpenStore, PEER_PORT, open_door, store_dir},
         views,
     },
     api::{
-        Refusal,
-        wire::{DownReply, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest, TokenView},
+        Refusal, RefusalKind,
+        wire::{DownReply, JoinReply, JoinRequest, LeaveRequest, TokenView},
     },
-    ipam,
     kernel::Kernel as _,
     mesh,
-    model::{Availability, Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, HostState, Name, Node, NodeId},
+    model::{Availability, Cluster, HostState, Name, Node, NodeId},
     peer::{self, JoinError, Token},
     plan::plan,
-    store::{Compare, Outcome, Store, Transaction, record},
+    store::{Revision, Store, record},
 };
 
-/// The tunnels' UDP port unless somebody names another: not 4789 or 8472, which hypervisors intercept.
-const DEFAULT_VXLAN_PORT: u16 = 7789;
-/// The tunnels' VNI. It has to be the same on all nodes and nothing else; this one is easy to tell in a capture.
-const VNI: u32 = 7789;
 /// Passes of `down`: the second finds nothing left unless somebody interferes.
 const DOWN_ROUNDS_MAX: usize = 3;
 
-pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<InitReply, Refusal> {
-    let _changing = agent.changing.lock().await;
-    let url: StoreUrl = request.store.as_deref().unwrap_or("embedded").parse().map_err(Refusal::invalid)?;
-    let pools = pools(&request)?;
-    let vxlan_port = request.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT);
-    if vxlan_port == 0 {
-        return Err(Refusal::invalid("the tunnels' port does not lie in 1 to 65535"));
-    }
-    if let Some(member) = agent.membership().await {
-        return already_first(&member, &request, &url, &pools, vxlan_port);
-    }
-    refuse_overlap(agent, &pools).await?;
-    let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
-    let opened = OpenStore::open(&url, &agent.config.data_dir).await.map_err(internal)?;
-    let settings = ClusterSettings { id: ClusterId(random()?), vxlan_port, vni: VNI, pools };
-    let me = Node {
-        id: NodeId::new(1).ok_or_else(|| Refusal::internal("1 is a node number"))?,
-        name: agent.config.node.clone(),
-        underlay,
-        labels: BTreeMap::new(),
-        availability: Availability::Active,
-    };
-    let cluster_key: [u8; 32] = random_bytes()?;
-    let identity = Identity {
-        cluster: settings.id,
-        node: me.id,
-        name: me.name.clone(),
-        underlay,
-        store: url,
-        token: Token::new(&cluster_key, random_bytes()?),
-        cluster_key: cluster_key.to_vec(),
-    };
-    begin(&*opened.store, &settings, &me).await?;
-    let member = enter(agent, identity, opened).await?;
-    let cluster = settled(&member).await?;
-    Ok(InitReply {
-        created: true,
-        cluster: cluster.settings.id.to_string(),
-        node: views::node(&cluster, &me, &member),
-        join: token(&member),
-    })
-}
-
-fn pools(request: &InitRequest) -> Result<Vec<IpNet>, Refusal> {
-    let texts = if request.pools.is_empty() { vec![DEFAULT_POOL.to_owned()] } else { request.pools.clone() };
-    let mut pools: Vec<IpNet> = Vec::new();
-    for text in texts {
-        let pool: IpNet = text
-            .parse()
-            .map_err(|_| Refusal::invalid(format!("the pool {text:?} is not a prefix such as {DEFAULT_POOL}")))?;
-        ipam::subnet(pool).map_err(Refusal::invalid)?;
-        if let Some(other) = pools.iter().find(|other| other.contains(&pool) || pool.contains(*other)) {
-            return Err(Refusal::invalid(format!("the pools {other} and {pool} overlap")));
-        }
-        pools.push(pool);
-    }
-    Ok(pools)
-}
-
-async fn refuse_overlap(agent: &Agent, pools: &[IpNet]) -> Result<(), Refusal> {
-    let routed = agent.host.local_prefixes().await.map_err(Refusal::internal)?;
-    for pool in pools {
-        if let Some(route) = routed.iter().find(|route| route.prefix.contains(pool) || pool.contains(&route.prefix)) {
-            return Err(Refusal::conflict(format!("the pool {pool} overlaps {route}, to which this host has a route"))
-                .with_hint("choose a prefix that none of your hosts routes: weft init --pool CIDR"));
-        }
-    }
-    Ok(())
-}
-
-/// Writes the cluster's first records, unless the store holds a cluster.
-pub(super) async fn begin(store: &dyn Store, settings: &ClusterSettings, me: &Node) -> Result<(), Refusal> {
-    let key = record::CLUSTER_KEY.to_owned();
-    let transaction = Transaction {
-        compares: vec![Compare::Absent(key.clone()), Compare::Absent(record::key_of_node(me.id))],
-        writes: vec![
-            put(key, record::encode_cluster(settings)),
-            put(record::key_of_node(me.id), record::encode_node(me)),
-        ],
-    };
-    match store.commit(transaction).await.map_err(crate::agent::configuration::store_refusal)? {
-        Outcome::Committed(_) => Ok(()),
-        Outcome::Conflict => Err(Refusal::conflict("the store holds a cluster already")
-            .with_hint("join it from here with `weft join`, or give the new cluster another store or data directory")),
-    }
-}
-
-fn already_first(
-    member: &Member,
-    request: &InitRequest,
-    url: &StoreUrl,
-    pools: &[IpNet],
-    vxlan_port: u16,
-) -> Result<InitReply, Refusal> {
-    let cluster = lookup::cluster(member)?;
-    let differs = |what: &str| {
-        Err(Refusal::conflict(format!("this node belongs to the cluster {} already, with {what}", cluster.settings.id))
-            .with_hint("`weft leave` takes it out"))
-    };
-    if member.identity.store != *url && request.store.is_some() {
-        return differs("another store");
-    }
-    if cluster.settings.pools != pools && !request.pools.is_empty() {
-        return differs("other pools");
-    }
-    if cluster.settings.vxlan_port != vxlan_port && request.vxlan_port.is_some() {
-        return differs("another VXLAN port");
-    }
-    let me = lookup::node(&cluster, member.identity.name.as_str())?;
-    Ok(InitReply {
-        created: false,
-        cluster: cluster.settings.id.to_string(),
-        node: views::node(&cluster, me, member),
-        join: token(member),
-    })
-}
-
 pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<JoinReply, Refusal> {
     let _changing = agent.changing.lock().await;
+    peer::check_address(&request.address).map_err(join_refusal)?;
     let token: Result<Token, _> = request.token.parse();
     if let Some(member) = agent.membership().await {
         if !token.is_ok_and(|token| token.names(&member.identity.cluster_key)) {
@@ -164,13 +43,25 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
         let node = views::node(&cluster, me, &member);
         return Ok(JoinReply { created: false, cluster: cluster.settings.id.to_string(), node });
     }
+    if let Standing::Stopped(why) = agent.standing().await {
+        return Err(stopped(why));
+    }
     let token = token.map_err(Refusal::invalid)?;
     let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
     let admitted = peer::join(&request.address, &token).await.map_err(join_refusal)?;
     let store: StoreUrl = admitted.store_url.parse().map_err(Refusal::internal)?;
+    let door = open_door(underlay).await.map_err(unbindable)?;
     let opened = OpenStore::open(&store, &agent.config.data_dir).await.map_err(internal)?;
     let name = agent.config.node.clone();
+    let routed = agent.host.local_prefixes().await.map_err(Refusal::internal)?;
+    read(&*opened.store).await.map_err(not_reached)?;
     let ((cluster, node), _) = configure(&*opened.store, |fresh| {
+        if let Some((network, prefix, route)) = networks::shadowed(&fresh.cluster, &routed).next() {
+            return Err(Refusal::conflict(format!(
+                "the cluster's network {network} ({prefix}) overlaps {route}, to which this host has a route"
+            ))
+            .with_hint("take that route away from this host (`ip route`), or give the network another prefix"));
+        }
         let node = newcomer(&fresh.cluster, &name, underlay)?;
         let write = put(record::key_of_node(node.id), record::encode_node(&node));
         Ok(Decision::Write(vec![write], (fresh.cluster.settings.id, node)))
@@ -185,10 +76,22 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
         cluster_key: admitted.cluster_key,
         token,
     };
-    let member = enter(agent, identity, opened).await?;
+    if let Err(error) = identity.save(&agent.config.data_dir) {
+        take_back_node(&*opened.store, &node).await;
+        return Err(internal(error));
+    }
+    let member = enter(agent, identity, opened, door).await;
     let cluster = settled(&member).await?;
     let node = views::node(&cluster, cluster.nodes.get(&node.id).unwrap_or(&node), &member);
     Ok(JoinReply { created: true, cluster: cluster.settings.id.to_string(), node })
+}
+
+/// Takes this node's record back out of a cluster that it could not enter after all, so that it can be tried again.
+async fn take_back_node(store: &dyn Store, node: &Node) {
+    let taken_back = async { nodes::forget(store, &read(store).await?, node.id).await }.await;
+    if let Err(refusal) = taken_back {
+        warn!("the record of {} stays in the store, remove it with `weft node rm` on a member: {refusal}", node.name);
+    }
 }
 
 /// A new node's record: a free number, and neither a name nor an address that another node has.
@@ -216,6 +119,7 @@ fn join_refusal(error: JoinError) -> Refusal {
     match error {
         JoinError::Unreachable { .. } => Refusal::unavailable(&error)
             .with_hint(format!("is the agent there running and in a cluster, and port {PEER_PORT}/tcp open?")),
+        JoinError::NoAddress { .. } => Refusal::invalid(&error),
         JoinError::OtherCluster { .. } | JoinError::WrongSecret { .. } => {
             Refusal::invalid(&error).with_hint("`weft token` on a member prints the right one")
         }
@@ -223,26 +127,16 @@ fn join_refusal(error: JoinError) -> Refusal {
     }
 }
 
-/// From a written record to a running membership. The identity is saved last but one: a start that fails leaves this node
-/// outside, with its record in the store for the next try to find by name.
-async fn enter(agent: &Arc<Agent>, identity: Identity, opened: OpenStore) -> Result<Arc<Member>, Refusal> {
-    identity.save(&agent.config.data_dir).map_err(internal)?;
-    let started = Member::start(identity, opened, Arc::clone(&agent.host), &agent.metrics).await;
-    match started {
-        Ok(member) => {
-            agent.set_membership(Some(Arc::clone(&member))).await;
-            Ok(member)
-        }
-        Err(error) => {
-            Identity::remove(&agent.config.data_dir).map_err(internal)?;
-            Err(internal(error))
-        }
-    }
+/// From what is written, here and in the store, to a running membership. Nothing can fail any more.
+pub(super) async fn enter(agent: &Agent, identity: Identity, opened: OpenStore, door: TcpListener) -> Arc<Member> {
+    let member = Member::start(identity, opened, door, Arc::clone(&agent.host), &agent.metrics);
+    agent.set_membership(Some(Arc::clone(&member))).await;
+    member
 }
 
 /// Waits until this node's kernel is programmed for the first time.
-async fn settled(member: &Member) -> Result<Arc<Cluster>, Refusal> {
-    let cluster = member.cluster_at(crate::store::Revision(1)).await.map_or_else(|| lookup::cluster(member), Ok)?;
+pub(super) async fn settled(member: &Member) -> Result<Arc<Cluster>, Refusal> {
+    let cluster = member.cluster_at(Revision(1)).await.map_or_else(|| lookup::cluster(member), Ok)?;
     member.reconciler.pass_with(cluster.revision).await;
     lookup::cluster(member)
 }
@@ -271,13 +165,20 @@ pub(super) async fn leave(agent: &Arc<Agent>, request: LeaveRequest) -> Result<(
     Identity::remove(&agent.config.data_dir).map_err(internal)?;
     if member.identity.store == StoreUrl::Embedded {
         // Nobody is left to read it, and a new cluster must not find it.
-        let dir = agent.config.data_dir.join("store");
-        if let Err(error) = std::fs::remove_dir_all(&dir) {
-            warn!("cannot remove the store in {}: {error}", dir.display());
-        }
+        remove_store(&store_dir(&agent.config.data_dir));
     }
     info!("left the cluster {}", member.identity.cluster);
     Ok(())
+}
+
+/// Removes an embedded store that nobody uses any more.
+pub(super) fn remove_store(dir: &Path) {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            warn!("cannot remove the store in {}: {error}", dir.display());
+        }
+        Ok(()) | Err(_) => {}
+    }
 }
 
 fn refuse_while_needed(member: &Member) -> Result<(), Refusal> {
@@ -333,16 +234,20 @@ async fn remove_everything(agent: &Agent) -> Result<DownReply, Refusal> {
     Err(Refusal::internal(format!("not everything could be removed: {}", failures.join("; "))))
 }
 
-fn internal(error: anyhow::Error) -> Refusal {
+/// The store's failure for a node that is in no cluster yet: there is nothing that could keep running.
+pub(super) fn not_reached(refusal: Refusal) -> Refusal {
+    match refusal.kind {
+        RefusalKind::Unavailable => refusal.with_hint("does the store run there, and does this host reach its port?"),
+        RefusalKind::Invalid | RefusalKind::NotFound | RefusalKind::Conflict | RefusalKind::Internal => refusal,
+    }
+}
+
+/// The port for other nodes cannot be had.
+pub(super) fn unbindable(error: anyhow::Error) -> Refusal {
+    Refusal::conflict(format!("{error:#}")).with_hint("nothing has been changed: free the port and try again")
+}
+
+/// What failed within the agent or its host.
+pub(super) fn internal(error: anyhow::Error) -> Refusal {
     Refusal::internal(format!("{error:#}"))
-}
-
-fn random_bytes<const N: usize>() -> Result<[u8; N], Refusal> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| Refusal::internal(format!("no random numbers: {error}")))?;
-    Ok(bytes)
-}
-
-fn random() -> Result<u128, Refusal> {
-    Ok(u128::from_be_bytes(random_bytes()?))
 }

@@ -2,6 +2,7 @@
 //! and sees that what must not stop midway runs in a task of its own.
 
 mod endpoints;
+mod founding;
 mod lookup;
 mod membership;
 mod networks;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Agent, member::Member};
+use super::{Agent, identity::Identity, member::Member};
 use crate::api::{
     Operations, Refusal,
     wire::{
@@ -38,18 +39,51 @@ async fn to_the_end<T: Send + 'static>(
 
 impl Agent {
     async fn member(&self) -> Result<Arc<Member>, Refusal> {
-        self.membership().await.ok_or_else(|| {
-            Refusal::conflict("this node is not part of a cluster")
-                .with_hint("`weft init` begins one, `weft join HOST:PORT --token TOKEN` joins one")
-        })
+        match self.standing().await {
+            Standing::Running(member) => Ok(member),
+            Standing::Stopped(why) => Err(stopped(why)),
+            Standing::Outside => Err(Refusal::conflict("this node is not part of a cluster")
+                .with_hint("`weft init` begins one, `weft join HOST:PORT --token TOKEN` joins one")),
+        }
     }
+
+    async fn standing(&self) -> Standing {
+        if let Some(member) = self.membership().await {
+            return Standing::Running(member);
+        }
+        let trouble = self.trouble().await;
+        match Identity::load(&self.config.data_dir) {
+            Ok(None) => Standing::Outside,
+            Ok(Some(Identity { cluster, name, .. })) => {
+                let why = trouble.unwrap_or_else(|| "the agent is just beginning or ending it".to_owned());
+                Standing::Stopped(format!(
+                    "this node is a member of the cluster {cluster} as {name}, but not running: {why}"
+                ))
+            }
+            Err(error) => Standing::Stopped(format!("this node's membership is not running: {error:#}")),
+        }
+    }
+}
+
+/// Where this node stands.
+enum Standing {
+    /// In no cluster.
+    Outside,
+    /// In one, or in what may be one, but it does not run, and why.
+    Stopped(String),
+    /// In one.
+    Running(Arc<Member>),
+}
+
+fn stopped(why: String) -> Refusal {
+    Refusal::unavailable(why)
 }
 
 #[async_trait]
 impl Operations for Arc<Agent> {
     async fn init(&self, request: InitRequest) -> Result<InitReply, Refusal> {
         let agent = Self::clone(self);
-        to_the_end(async move { membership::init(&agent, request).await }).await
+        to_the_end(async move { founding::init(&agent, request).await }).await
     }
 
     async fn join(&self, request: JoinRequest) -> Result<JoinReply, Refusal> {

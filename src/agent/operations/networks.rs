@@ -36,6 +36,18 @@ pub(super) fn inspect(member: &Member, name: &str) -> Result<NetworkView, Refusa
     Ok(views::network(&cluster, lookup::network(&cluster, name)?))
 }
 
+/// The cluster's prefixes that a host reaches by other means than weft, with the way by which it does. What runs there
+/// cannot be told from containers.
+pub(super) fn shadowed<'a>(
+    cluster: &'a Cluster,
+    routed: &'a [LocalPrefix],
+) -> impl Iterator<Item = (&'a Name, IpNet, &'a LocalPrefix)> {
+    prefixes(cluster).filter_map(|(name, prefix)| {
+        let route = routed.iter().find(|route| route.prefix.contains(&prefix) || prefix.contains(&route.prefix))?;
+        Some((name, prefix, route))
+    })
+}
+
 pub(super) async fn create(member: &Member, request: &NetworkCreateRequest) -> Result<NetworkCreateReply, Refusal> {
     let name = lookup::name(&request.name)?;
     let wanted: Vec<Subnet> = request.subnets.iter().map(|text| subnet(text)).collect::<Result<_, _>>()?;
@@ -78,10 +90,16 @@ fn subnet(text: &str) -> Result<Subnet, Refusal> {
     let prefix: IpNet = text
         .parse()
         .map_err(|_| Refusal::invalid(format!("the subnet {text:?} is not a prefix such as 10.42.0.0/16")))?;
-    if Family::of(prefix.addr()) == Family::V6 {
-        return Err(Refusal::invalid(format!("the subnet {prefix}: IPv6 networks come with a later release")));
-    }
+    refuse_v6("subnet", prefix)?;
     ipam::subnet(prefix).map_err(Refusal::invalid)
+}
+
+/// Until networks of that family can be made.
+pub(super) fn refuse_v6(what: &str, prefix: IpNet) -> Result<(), Refusal> {
+    match Family::of(prefix.addr()) {
+        Family::V4 => Ok(()),
+        Family::V6 => Err(Refusal::invalid(format!("the {what} {prefix}: IPv6 networks come with a later release"))),
+    }
 }
 
 /// A network that exists is fine if it was wished for in the same words; otherwise the difference is named.

@@ -4,12 +4,14 @@ use super::{Member, lookup};
 use crate::{
     agent::{
         configuration::{Decision, Fresh, configure, put},
+        member::PEER_PORT,
         views,
     },
     api::{
         Refusal,
         wire::{
-            PortKey, PortSpec, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceUpdateRequest, ServiceView,
+            PortKey, PortSpec, Protocol, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceUpdateRequest,
+            ServiceView,
         },
     },
     ipam,
@@ -66,6 +68,11 @@ pub(super) async fn update(
         let cluster = &fresh.cluster;
         let before = lookup::service(cluster, text)?;
         let had: Vec<PortSpec> = before.ports.iter().map(|port| (*port).into()).collect();
+        let is_published = |key: &&PortKey| had.iter().any(|port| PortKey::from(*port) == **key);
+        if let Some(key) = request.remove_ports.iter().find(|key| !is_published(key)) {
+            return Err(Refusal::not_found(format!("{} does not publish the port {key}", before.name))
+                .with_hint(format!("see `weft service inspect {}`", before.name)));
+        }
         let ports = request.apply_to(&had);
         let network = cluster.networks.get(&before.network);
         let network = network.ok_or_else(|| Refusal::internal(format!("the network of {} is gone", before.name)))?;
@@ -139,12 +146,13 @@ async fn effective(member: &Member, id: ServiceId, revision: Revision) -> Result
 fn compare(cluster: &Cluster, existing: &Service, request: &ServiceCreateRequest) -> Result<(), Refusal> {
     let Service { id: _, name, network, vips: _, ports } = existing;
     let differs = |what: &str, has: &str, asked: &str| {
-        Err(Refusal::conflict(format!("the service {name} exists with {what}: it has {has}, asked for was {asked}"))
-            .with_hint(format!("`weft service update {name}` changes it")))
+        Refusal::conflict(format!("the service {name} exists with {what}: it has {has}, asked for was {asked}"))
     };
     let network = views::network_name(cluster, *network);
     if network != request.network {
-        return differs("another network", &network, &request.network);
+        return Err(differs("another network", &network, &request.network).with_hint(format!(
+            "a service stays in its network: choose another name, or `weft service rm {name}` first"
+        )));
     }
     let has: BTreeSet<PortSpec> = ports.iter().map(|port| (*port).into()).collect();
     let asked: BTreeSet<PortSpec> = request.ports.iter().copied().collect();
@@ -153,7 +161,8 @@ fn compare(cluster: &Cluster, existing: &Service, request: &ServiceCreateRequest
             0 => "none".to_owned(),
             _ => ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
-        return differs("other published ports", &list(&has), &list(&asked));
+        return Err(differs("other published ports", &list(&has), &list(&asked))
+            .with_hint(format!("`weft service update {name}` changes them")));
     }
     Ok(())
 }
@@ -180,6 +189,11 @@ fn check_ports(
         if !seen.insert(key) {
             return Err(Refusal::invalid(format!("the port {key} is published twice by {name}")));
         }
+        if let Some(purpose) = own_use(cluster, key) {
+            return Err(Refusal::conflict(format!(
+                "the port {key} cannot be published: on every node it is {purpose}"
+            )));
+        }
         let holder = cluster
             .services
             .values()
@@ -193,6 +207,14 @@ fn check_ports(
         }
     }
     Ok(())
+}
+
+/// What weft itself needs a port of each node for. Published, it would be taken from that: nodes would lose each other.
+fn own_use(cluster: &Cluster, key: PortKey) -> Option<&'static str> {
+    match key.protocol {
+        Protocol::Tcp => (key.published.get() == PEER_PORT).then_some("the one for the store and for joining nodes"),
+        Protocol::Udp => (key.published.get() == cluster.settings.vxlan_port).then_some("the tunnels' (VXLAN)"),
+    }
 }
 
 fn choose_vips(cluster: &Cluster, network: &Network) -> Result<Vec<std::net::IpAddr>, Refusal> {

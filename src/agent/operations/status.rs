@@ -1,7 +1,7 @@
-use super::{Agent, Member};
+use super::{Agent, Member, Standing, networks};
 use crate::{
     agent::{follower::StoreHealth, views},
-    api::wire::{DataPlaneView, ReconcileView, StatusView, StoreState, StoreView, UnreadableView},
+    api::wire::{DataPlaneView, Membership, ReconcileView, StatusView, StoreState, StoreView, UnreadableView},
     mesh,
     model::{Cluster, VTEP_LINK},
     overlay,
@@ -9,20 +9,24 @@ use crate::{
 
 pub(super) async fn status(agent: &Agent) -> StatusView {
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let Some(member) = agent.membership().await else {
-        let mut warnings =
-            vec!["this node is not part of a cluster: `weft init` begins one, `weft join` joins one".to_owned()];
-        warnings.extend(agent.trouble().await);
-        return StatusView {
-            version,
-            node: None,
-            cluster: None,
-            store: None,
-            data_plane: None,
-            reconcile: None,
-            warnings,
-            unreadable: vec![],
-        };
+    let without_member = |membership, warning: String| StatusView {
+        version: version.clone(),
+        membership,
+        node: None,
+        cluster: None,
+        store: None,
+        data_plane: None,
+        reconcile: None,
+        warnings: vec![warning],
+        unreadable: vec![],
+    };
+    let member = match agent.standing().await {
+        Standing::Running(member) => member,
+        Standing::Stopped(why) => return without_member(Membership::Stopped, why),
+        Standing::Outside => {
+            let what = "this node is not part of a cluster: `weft init` begins one, `weft join` joins one";
+            return without_member(Membership::Outside, what.to_owned());
+        }
     };
     let cluster = member.cluster();
     let node = cluster
@@ -30,12 +34,13 @@ pub(super) async fn status(agent: &Agent) -> StatusView {
         .and_then(|cluster| cluster.nodes.get(&member.me()).map(|node| views::node(cluster, node, &member)));
     StatusView {
         version,
+        membership: Membership::Running,
         node,
         cluster: cluster.as_deref().map(views::cluster),
         store: Some(store(&member, cluster.as_deref())),
         data_plane: cluster.as_deref().map(|cluster| data_plane(&member, cluster)),
         reconcile: reconcile(agent, &member),
-        warnings: warnings(&member, cluster.as_deref()),
+        warnings: warnings(agent, &member, cluster.as_deref()).await,
         unreadable: cluster
             .iter()
             .flat_map(|cluster| &cluster.unreadable)
@@ -47,6 +52,7 @@ pub(super) async fn status(agent: &Agent) -> StatusView {
 fn store(member: &Member, cluster: Option<&Cluster>) -> StoreView {
     let (state, error) = match &*member.health.borrow() {
         StoreHealth::Connected => (StoreState::Connected, None),
+        StoreHealth::Unusable(reason) => (StoreState::Connected, Some(reason.clone())),
         StoreHealth::Connecting => (StoreState::Away, Some("it has not answered yet".to_owned())),
         StoreHealth::Away(reason) => (StoreState::Away, Some(reason.clone())),
     };
@@ -82,10 +88,14 @@ fn reconcile(agent: &Agent, member: &Member) -> Option<ReconcileView> {
     })
 }
 
-fn warnings(member: &Member, cluster: Option<&Cluster>) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if let StoreHealth::Away(reason) = &*member.health.borrow() {
-        warnings.push(format!("the store is away: what runs keeps running, changes are refused ({reason})"));
+async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> Vec<String> {
+    let mut warnings = agent.config.not_applied(&member.identity);
+    match &*member.health.borrow() {
+        StoreHealth::Away(reason) => {
+            warnings.push(format!("the store is away: what runs keeps running, changes are refused ({reason})"));
+        }
+        StoreHealth::Unusable(reason) => warnings.push(format!("{reason}; what runs keeps running")),
+        StoreHealth::Connecting | StoreHealth::Connected => {}
     }
     let Some(cluster) = cluster else {
         warnings.push("nothing is known of the cluster yet".to_owned());
@@ -93,6 +103,12 @@ fn warnings(member: &Member, cluster: Option<&Cluster>) -> Vec<String> {
     };
     if !cluster.nodes.contains_key(&member.me()) {
         warnings.push(format!("the store has no readable record of this node ({})", member.identity.name));
+    }
+    match member.host.local_prefixes().await {
+        Ok(routed) => warnings.extend(networks::shadowed(cluster, &routed).map(|(name, prefix, route)| {
+            format!("the network {name} ({prefix}) overlaps {route}, to which this host has a route: one of the two is not reached from here")
+        })),
+        Err(error) => warnings.push(error.to_string()),
     }
     for node in cluster.nodes.values().filter(|node| !mesh::is_alive(cluster, node.id)) {
         warnings

@@ -78,11 +78,13 @@ pub struct TokenView {
     pub command: String,
 }
 
-/// How the agent is. Outside a cluster `node`, `cluster`, `store` and `data_plane` are `null`.
+/// How the agent is. While no membership runs, `node`, `cluster`, `store` and `data_plane` are `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusView {
     /// The agent's version.
     pub version: String,
+    /// Whether it is in a cluster.
+    pub membership: Membership,
     /// This node.
     pub node: Option<NodeView>,
     /// Its cluster.
@@ -97,6 +99,18 @@ pub struct StatusView {
     pub warnings: Vec<String>,
     /// Records in the store that this agent cannot read.
     pub unreadable: Vec<UnreadableView>,
+}
+
+/// Whether a node is in a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Membership {
+    /// It is not.
+    Outside,
+    /// It is, but its agent does not act for it; a warning says why.
+    Stopped,
+    /// It is.
+    Running,
 }
 
 /// A cluster in numbers.

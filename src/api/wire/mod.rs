@@ -15,7 +15,7 @@ mod service;
 
 pub use cluster::{
     ClusterView, DataPlaneView, DownReply, ErrorBody, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest,
-    ReconcileView, StatusView, StoreState, StoreView, TokenView, UnreadableView,
+    Membership, ReconcileView, StatusView, StoreState, StoreView, TokenView, UnreadableView,
 };
 pub use endpoint::{AttachReply, AttachRequest, DEFAULT_IFNAME, EndpointState, EndpointView, NetnsTarget};
 pub use network::{BlockView, NetworkCreateReply, NetworkCreateRequest, NetworkView, SubnetView};

@@ -83,5 +83,9 @@ fn other_version<R: Record>(version: u32) -> String {
 }
 
 fn mend(kind: &str) -> String {
-    format!("put the {kind} record back from a backup, or delete the key")
+    match kind {
+        // Without it there is no cluster at all.
+        ClusterRecord::KIND => format!("put the {kind} record back from a backup"),
+        _ => format!("put the {kind} record back from a backup, or delete the key"),
+    }
 }

@@ -125,6 +125,11 @@ impl State {
         })
     }
 
+    /// The prefixes of a network under which a block's record lies, be it readable or not: where no other can be claimed.
+    pub fn claimed_in(&self, network: NetworkId) -> impl Iterator<Item = IpNet> {
+        self.blocks.keys().filter(move |(of, _)| *of == network).map(|(_, prefix)| *prefix)
+    }
+
     /// The version of an endpoint's record under one of its addresses; nothing if another has the address by now.
     pub fn version_of_endpoint(&self, id: EndpointId, network: NetworkId, address: IpAddr) -> Option<Revision> {
         let held = self.endpoints.get(&(network, address))?;

@@ -24,7 +24,7 @@ use crate::{
         identity::{Identity, StoreUrl},
         member::{Member, OpenStore},
         metrics::Metrics,
-        operations::{membership, nodes},
+        operations::{founding, membership, nodes},
     },
     api::{Refusal, RefusalKind},
     kernel::Faults,
@@ -116,7 +116,7 @@ impl World {
         let first = &world.nodes[0];
         let me = membership::newcomer(&Cluster::empty(settings.clone()), &first.name.parse().unwrap(), first.underlay)
             .unwrap();
-        membership::begin(&*world.store, &settings, &me).now_or_never().unwrap().unwrap();
+        founding::begin(&*world.store, &settings, &me).now_or_never().unwrap().unwrap();
         world.nodes[0].identity = Some(identity(&me));
         world.start(0);
         world
