@@ -42,7 +42,8 @@ fn a_published_port_is_reached_from_everywhere() {
                 everybody(topology, asker.netns())
                     .with_context(|| format!("a container on {name}, all.rp_filter={rp_filter}"))?;
                 let vip = topology.vip("web", 8080)?;
-                requests(asker.netns(), vip).with_context(|| format!("the VIP from {name}, all.rp_filter={rp_filter}"))?;
+                requests(asker.netns(), vip)
+                    .with_context(|| format!("the VIP from {name}, all.rp_filter={rp_filter}"))?;
             }
         }
         Ok(())
@@ -50,7 +51,10 @@ fn a_published_port_is_reached_from_everywhere() {
 }
 
 fn everybody(topology: &Topology, from: &Netns) -> Result<()> {
-    topology.hosts().iter().try_for_each(|host| requests(from, host.at(80)).with_context(|| format!("to {}", host.name())))
+    topology
+        .hosts()
+        .iter()
+        .try_for_each(|host| requests(from, host.at(80)).with_context(|| format!("to {}", host.name())))
 }
 
 fn requests(from: &Netns, to: std::net::SocketAddr) -> Result<()> {
