@@ -55,7 +55,7 @@ pub struct Vtep {
     pub mtu: u32,
     /// Its own address, link-local and with full length. Nobody sends to it. It is there because Linux holds a packet that
     /// comes in by a device without an IPv4 address to be forged as soon as any reverse-path filter is on
-    /// (`__fib_validate_source` in net/ipv4/fib_frontend.c), loose or not.
+    /// (`__fib_validate_source` in `net/ipv4/fib_frontend.c`), loose or not.
     pub address: IpAddr,
 }
 
