@@ -36,6 +36,9 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Rounds of one pass. The first does the work, the second finds nothing left; a third is needed only if somebody
 /// interferes meanwhile, and after that the next pass takes over.
 const ROUNDS_MAX: usize = 3;
+/// How long a link is left to end with its namespace. The kernel takes some 10 ms for that, and it takes 25 ms of a pass to
+/// remove a pair, for which everybody who attaches meanwhile would wait.
+const LEAVING_MAX: Duration = Duration::from_secs(1);
 /// How long an operation waits for the pass that carries it out.
 const PASS_WAIT: Duration = Duration::from_secs(15);
 
@@ -44,6 +47,8 @@ const PASS_WAIT: Duration = Duration::from_secs(15);
 pub(super) struct Reconciler {
     /// Endpoints that are being attached: linked like those of the store, not yet told to anybody.
     starting: Mutex<BTreeMap<EndpointId, Endpoint>>,
+    /// Links whose namespaces are about to end and take them along, and until when they are left to that.
+    leaving: Mutex<BTreeMap<LinkName, Instant>>,
     /// The number of the last request for a pass.
     requested: AtomicU64,
     dirty: Notify,
@@ -110,6 +115,7 @@ impl Reconciler {
     pub(super) fn new() -> Self {
         Self {
             starting: Mutex::default(),
+            leaving: Mutex::default(),
             requested: AtomicU64::new(0),
             dirty: Notify::new(),
             passes: watch::Sender::new(None),
@@ -156,6 +162,36 @@ impl Reconciler {
         self.lock_starting().values().cloned().collect()
     }
 
+    /// The endpoint's namespace is about to end: its link is left to go with it.
+    pub(super) fn let_go(&self, id: EndpointId) {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|_, until| *until > Instant::now());
+        leaving.insert(LinkName::of_endpoint(id), Instant::now() + LEAVING_MAX);
+    }
+
+    /// The steps without the removal of links that go by themselves, unless such a link stands in the way of a new one.
+    fn without_leaving(&self, steps: Vec<Step>, observed: &HostState) -> Vec<Step> {
+        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        if leaving.is_empty() {
+            return steps;
+        }
+        let wanted: BTreeSet<(u64, String)> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::CreateLink(_, attachment) => Some((attachment.netns.inode, attachment.ifname.clone())),
+                _ => None,
+            })
+            .collect();
+        let goes_by_itself = |name: &LinkName| {
+            leaving.get(name).is_some_and(|until| *until > Instant::now())
+                && observed
+                    .links
+                    .get(name)
+                    .is_some_and(|link| !wanted.contains(&(link.netns.inode, link.ifname.clone())))
+        };
+        steps.into_iter().filter(|step| !matches!(step, Step::DeleteLink(name) if goes_by_itself(name))).collect()
+    }
+
     fn lock_starting(&self) -> std::sync::MutexGuard<'_, BTreeMap<EndpointId, Endpoint>> {
         self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,6 +210,10 @@ impl Reconciler {
                 } else {
                     wait = retry;
                     retry = (retry * 2).min(RETRY_MAX);
+                }
+                if self.leaving.lock().unwrap_or_else(PoisonError::into_inner).values().any(|until| *until > pass.ended)
+                {
+                    wait = wait.min(LEAVING_MAX);
                 }
                 self.passes.send_replace(Some(Arc::new(pass)));
             }
@@ -202,7 +242,7 @@ impl Reconciler {
             bereft,
         };
         match work.host.facts(work.me, cluster).await {
-            Ok(facts) => converge(work, &view, &facts, settled, &mut pass).await,
+            Ok(facts) => self.converge(work, &view, &facts, settled, &mut pass).await,
             Err(error) => pass.failures.push(error.into()),
         }
         pass.ended = Instant::now();
@@ -211,6 +251,74 @@ impl Reconciler {
         work.metrics.pass_seconds.observe(pass.duration.as_secs_f64());
         report(&pass, self.last_pass().as_deref());
         pass
+    }
+
+    async fn converge(
+        &self,
+        work: &Work,
+        view: &Cluster,
+        facts: &HostFacts,
+        settled: &mut Option<HostState>,
+        pass: &mut Pass,
+    ) {
+        let Some(wanted) = desired(view, work.me, facts) else {
+            pass.failures.push(Failure {
+                concerns: Concern::Everything,
+                message: format!(
+                    "the store has no readable record of {:?}; what is programmed stays as it is",
+                    work.me
+                ),
+            });
+            return;
+        };
+        pass.mtu = wanted.vtep.map(|vtep| vtep.mtu);
+        for round in 0..ROUNDS_MAX {
+            let observed = match work.kernel.observe().await {
+                Ok(observed) => observed,
+                Err(error) => return pass.failures.push(error.into()),
+            };
+            if round == 0 {
+                count_drift(work, settled.as_ref(), &observed, &wanted);
+            }
+            let steps = self.without_leaving(plan(&wanted, &observed), &observed);
+            if steps.is_empty() {
+                *settled = Some(observed);
+                return;
+            }
+            *settled = None;
+            let mut is_guarded = true;
+            for step in &steps {
+                if matches!(step, Step::ChangeRuleset(_)) {
+                    work.metrics.count_connections(&*work.kernel, view).await;
+                }
+                if matches!(step, Step::CreateLink(..)) && !is_guarded {
+                    // Without the rules that keep it to its own network and addresses a container shall not send at all.
+                    let message = "not linked, because its rules could not be set".to_owned();
+                    pass.failures.push(Failure { concerns: concern_of(step), message });
+                    continue;
+                }
+                debug!("{step}");
+                match work.kernel.apply(step).await {
+                    Ok(()) => {
+                        pass.steps += 1;
+                        work.metrics.steps.with_label_values(&[step.kind()]).inc();
+                    }
+                    Err(error) => {
+                        is_guarded &= !matches!(step, Step::ChangeRuleset(_));
+                        work.metrics.step_errors.with_label_values(&[step.kind()]).inc();
+                        pass.failures.push(Failure { concerns: concern_of(step), message: error.to_string() });
+                    }
+                }
+            }
+            if !pass.failures.is_empty() {
+                return;
+            }
+        }
+        pass.failures.push(Failure {
+            concerns: Concern::Other,
+            message: "somebody keeps changing what weft has set; look for another program that manages these rows"
+                .to_owned(),
+        });
     }
 
     /// The store's word with this node's own knowledge laid over it: endpoints that are being attached are there already,
@@ -232,64 +340,6 @@ impl Reconciler {
         view.endpoints.retain(|id, _| !bereft.contains(id));
         (view, bereft)
     }
-}
-
-async fn converge(work: &Work, view: &Cluster, facts: &HostFacts, settled: &mut Option<HostState>, pass: &mut Pass) {
-    let Some(wanted) = desired(view, work.me, facts) else {
-        pass.failures.push(Failure {
-            concerns: Concern::Everything,
-            message: format!("the store has no readable record of {:?}; what is programmed stays as it is", work.me),
-        });
-        return;
-    };
-    pass.mtu = wanted.vtep.map(|vtep| vtep.mtu);
-    for round in 0..ROUNDS_MAX {
-        let observed = match work.kernel.observe().await {
-            Ok(observed) => observed,
-            Err(error) => return pass.failures.push(error.into()),
-        };
-        if round == 0 {
-            count_drift(work, settled.as_ref(), &observed, &wanted);
-        }
-        let steps = plan(&wanted, &observed);
-        if steps.is_empty() {
-            *settled = Some(observed);
-            return;
-        }
-        *settled = None;
-        let mut is_guarded = true;
-        for step in &steps {
-            if matches!(step, Step::ChangeRuleset(_)) {
-                work.metrics.count_connections(&*work.kernel, view).await;
-            }
-            if matches!(step, Step::CreateLink(..)) && !is_guarded {
-                // Without the rules that keep it to its own network and addresses a container shall not send at all.
-                let message = "not linked, because its rules could not be set".to_owned();
-                pass.failures.push(Failure { concerns: concern_of(step), message });
-                continue;
-            }
-            debug!("{step}");
-            match work.kernel.apply(step).await {
-                Ok(()) => {
-                    pass.steps += 1;
-                    work.metrics.steps.with_label_values(&[step.kind()]).inc();
-                }
-                Err(error) => {
-                    is_guarded &= !matches!(step, Step::ChangeRuleset(_));
-                    work.metrics.step_errors.with_label_values(&[step.kind()]).inc();
-                    pass.failures.push(Failure { concerns: concern_of(step), message: error.to_string() });
-                }
-            }
-        }
-        if !pass.failures.is_empty() {
-            return;
-        }
-    }
-    pass.failures.push(Failure {
-        concerns: Concern::Other,
-        message: "somebody keeps changing what weft has set; look for another program that manages these rows"
-            .to_owned(),
-    });
 }
 
 /// What differs from how we left it, and is not what we want anyway, was changed by somebody else.
