@@ -9,8 +9,11 @@ use weft::{
 
 fn main() -> ExitCode {
     match cli::parse() {
-        Invocation::Agent(AgentArgs { config, node, advertise, data_dir, run_dir, metrics }) => {
-            match agent::run(agent::Options { config, node, advertise, data_dir, run_dir, metrics }) {
+        Invocation::Agent(AgentArgs { config, node, advertise, data_dir, run_dir, metrics, dry_run }) => {
+            let options = agent::Options { config, node, advertise, data_dir, run_dir, metrics };
+            let ended =
+                if dry_run { agent::dry_run(options).map(|text| print!("{text}")) } else { agent::run(options) };
+            match ended {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => cli::fail(&format!("{error:#}"), None),
             }

@@ -8,6 +8,7 @@
 mod addressing;
 mod config;
 mod configuration;
+mod dry_run;
 mod follower;
 mod host;
 mod identity;
@@ -17,6 +18,8 @@ mod operations;
 mod presence;
 mod reconciler;
 mod views;
+
+pub use dry_run::dry_run;
 
 use std::{
     fs::{self, File},

@@ -56,6 +56,9 @@ pub struct AgentArgs {
     /// Where to serve metrics, or `off` [default: 127.0.0.1:7790]
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub metrics: Option<String>,
+    /// Print what would be changed in the kernel and the nftables table as text, change nothing, and end
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// A command that is not the daemon, ready to run.

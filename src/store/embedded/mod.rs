@@ -99,6 +99,11 @@ impl Embedded {
         Ok(Self { shared, commands, reached, writer: Mutex::new(Some(writer)), expiry })
     }
 
+    /// Whether there is a store in `directory`.
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(disk::FILE).exists()
+    }
+
     /// Finishes what was asked before, lets go of the file, and ends all watches. Requests from now on fail.
     pub async fn close(&self) {
         self.expiry.abort();
