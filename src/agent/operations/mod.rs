@@ -1,6 +1,7 @@
 //! What can be asked of the agent, one room per noun. This file is the door: it finds the membership, hands the request on,
 //! and sees that what must not stop midway runs in a task of its own.
 
+mod attach;
 mod endpoints;
 mod founding;
 mod lookup;
@@ -12,6 +13,7 @@ mod services;
 #[cfg(test)]
 mod simulation;
 mod status;
+mod wish;
 
 pub(super) use status::gather;
 
@@ -173,7 +175,7 @@ impl Operations for Arc<Agent> {
 
     async fn attach(&self, request: AttachRequest) -> Result<AttachReply, Refusal> {
         let member = self.member().await?;
-        to_the_end(async move { endpoints::attach(&member, request).await }).await
+        to_the_end(async move { attach::attach(&member, request).await }).await
     }
 
     async fn detach(&self, endpoint: &str) -> Result<(), Refusal> {

@@ -10,7 +10,7 @@ use super::{Live, NAMESPACES, Owner, World};
 use crate::{
     agent::{
         member::Member,
-        operations::{endpoints, networks, nodes, services},
+        operations::{attach, endpoints, networks, nodes, services},
     },
     api::wire::{
         AttachRequest, Availability, NetnsTarget, NetworkCreateRequest, PortSpec, Protocol, ServiceCreateRequest,
@@ -56,7 +56,7 @@ impl World {
         let before = count();
         let inode = host.inspect(&path);
         self.operate(index, format!("attach {name}"), async move {
-            let reply = endpoints::attach(&member, request).await?;
+            let reply = attach::attach(&member, request).await?;
             let id: EndpointId = reply.endpoint.id.parse().unwrap();
             let addresses: Vec<IpAddr> = reply.endpoint.addresses.iter().map(|text| text.parse().unwrap()).collect();
             if host.inspect(&path) != inode {
