@@ -12,7 +12,8 @@ use weft::{
     mesh::{Balancing, balancing},
     model::{
         Availability, Block, Cluster, ClusterId, ClusterSettings, Endpoint, EndpointId, EndpointState, HostFacts,
-        HostState, L4, MarkMask, NetnsRef, Network, NetworkId, Node, NodeId, PublishedPort, Service, ServiceId,
+        HostState, Judgement, L4, MarkMask, NetnsRef, Network, NetworkId, Node, NodeId, PublishedPort, Service,
+        ServiceId,
     },
     plan::plan,
 };
@@ -23,7 +24,7 @@ type Case = (&'static str, Cluster, HostFacts);
 #[test]
 fn an_empty_host_is_brought_to_what_the_store_says() {
     for (name, cluster, facts) in cases() {
-        let wanted = desired(&cluster, node_id(1), &facts).expect("node 1 is in every case");
+        let wanted = desired(&cluster, node_id(1), &facts, &Judgement::default()).expect("node 1 is in every case");
         assert!(plan(&wanted, &wanted).is_empty(), "{name}");
         let mut text = String::new();
         for step in plan(&wanted, &HostState::default()) {
@@ -36,7 +37,7 @@ fn an_empty_host_is_brought_to_what_the_store_says() {
 
 #[test]
 fn a_node_that_the_store_does_not_know_is_told_nothing() {
-    assert_eq!(desired(&nodes("192.0.2", 2), node_id(3), &facts()), None);
+    assert_eq!(desired(&nodes("192.0.2", 2), node_id(3), &facts(), &Judgement::default()), None);
 }
 
 fn cases() -> Vec<Case> {
@@ -88,7 +89,8 @@ fn every_verdict_on_a_replica() {
     for (name, edit, expected) in table {
         let mut cluster = web();
         edit(&mut cluster);
-        let verdicts: Vec<Balancing> = balancing(&cluster, service_id(1)).into_values().collect();
+        let verdicts: Vec<Balancing> =
+            balancing(&cluster, service_id(1), &Judgement::default()).into_values().collect();
         assert_eq!(verdicts, expected, "{name}");
     }
 }
@@ -158,18 +160,16 @@ fn with_network(mut cluster: Cluster, prefix: &str) -> Cluster {
 /// Two nodes, a network, a service with a published port of each protocol and a replica on each node.
 fn web() -> Cluster {
     let mut cluster = with_network(nodes("192.0.2", 2), "10.42.0.0/16");
-    let port = |published: u16, target: u16, protocol| PublishedPort {
-        published: published.try_into().unwrap(),
-        target: target.try_into().unwrap(),
-        protocol,
+    let port = |published: u16, target: u16, protocol| {
+        PublishedPort::new(published.try_into().unwrap(), target.try_into().unwrap(), protocol)
     };
-    let service = Service {
-        id: service_id(1),
-        name: "web".parse().unwrap(),
-        network: network_id(1),
-        vips: vec!["10.42.240.1".parse().unwrap()],
-        ports: vec![port(80, 8080, L4::Tcp), port(53, 5353, L4::Udp)],
-    };
+    let service = Service::new(
+        service_id(1),
+        "web".parse().unwrap(),
+        network_id(1),
+        vec!["10.42.240.1".parse().unwrap()],
+        vec![port(80, 8080, L4::Tcp), port(53, 5353, L4::Udp)],
+    );
     cluster.services.insert(service.id, service);
     put(&mut cluster, 1, 1, &["10.42.0.1"]);
     put(&mut cluster, 2, 2, &["10.42.0.65"]);
@@ -229,13 +229,13 @@ fn internal(mut cluster: Cluster) -> Cluster {
 /// The rows of IPv6 are there by construction, although no network can be created with it yet.
 fn dual(cluster: Cluster) -> Cluster {
     let mut cluster = with_network(cluster, "fd00:42::/64");
-    let service = Service {
-        id: service_id(1),
-        name: "web".parse().unwrap(),
-        network: network_id(1),
-        vips: vec!["fd00:42:0:0:f000::1".parse().unwrap()],
-        ports: vec![],
-    };
+    let service = Service::new(
+        service_id(1),
+        "web".parse().unwrap(),
+        network_id(1),
+        vec!["fd00:42:0:0:f000::1".parse().unwrap()],
+        vec![],
+    );
     cluster.services.insert(service.id, service);
     put(&mut cluster, 1, 1, &["fd00:42::1"]);
     put(&mut cluster, 2, 2, &["fd00:42::41"]);

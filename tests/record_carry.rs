@@ -283,7 +283,17 @@ fn snapshot(records: &BTreeMap<String, Vec<u8>>) -> Snapshot {
 }
 
 fn counts(cluster: &Cluster) -> Counts {
-    let Cluster { nodes, alive, networks, blocks, endpoints, services, unreadable: _, revision: _, settings: _ } =
-        cluster;
+    let Cluster {
+        nodes,
+        alive,
+        reports: _,
+        networks,
+        blocks,
+        endpoints,
+        services,
+        unreadable: _,
+        revision: _,
+        settings: _,
+    } = cluster;
     [nodes.len(), alive.len(), networks.len(), blocks.len(), endpoints.len(), services.len()]
 }

@@ -357,8 +357,18 @@ const CASES: &[Case] = &[
 fn a_record_that_cannot_be_used_disables_its_object_alone() {
     for (name, changes, refused, left) in CASES {
         let cluster = with(changes).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let Cluster { nodes, alive, networks, blocks, endpoints, services, unreadable, revision: _, settings: _ } =
-            &cluster;
+        let Cluster {
+            nodes,
+            alive,
+            reports: _,
+            networks,
+            blocks,
+            endpoints,
+            services,
+            unreadable,
+            revision: _,
+            settings: _,
+        } = &cluster;
         let keys: Vec<String> = refused.iter().map(|(key, _)| format!("{}{key}", record::PREFIX)).collect();
         assert_eq!(
             unreadable.iter().map(|record| &record.key).collect::<Vec<_>>(),

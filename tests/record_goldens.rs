@@ -64,18 +64,16 @@ fn endpoint() -> Endpoint {
 }
 
 fn service() -> Service {
-    let port = |published: u16, target: u16, protocol| PublishedPort {
-        published: published.try_into().unwrap(),
-        target: target.try_into().unwrap(),
-        protocol,
+    let port = |published: u16, target: u16, protocol| {
+        PublishedPort::new(published.try_into().unwrap(), target.try_into().unwrap(), protocol)
     };
-    Service {
-        id: ServiceId::new(17).unwrap(),
-        name: "web".parse().unwrap(),
-        network: network_id(),
-        vips: vec!["10.9.240.1".parse().unwrap(), "fd00:9:0:0:f000::1".parse().unwrap()],
-        ports: vec![port(80, 8080, L4::Tcp), port(53, 5353, L4::Udp)],
-    }
+    Service::new(
+        ServiceId::new(17).unwrap(),
+        "web".parse().unwrap(),
+        network_id(),
+        vec!["10.9.240.1".parse().unwrap(), "fd00:9:0:0:f000::1".parse().unwrap()],
+        vec![port(80, 8080, L4::Tcp), port(53, 5353, L4::Udp)],
+    )
 }
 
 fn settings() -> ClusterSettings {

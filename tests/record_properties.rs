@@ -8,7 +8,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use weft::{
     model::{
         Availability, Block, Cluster, ClusterId, ClusterSettings, Endpoint, EndpointId, EndpointState, L4, NetnsRef,
-        Network, NetworkId, Node, NodeId, PublishedPort, Service, ServiceId, Subnet,
+        Network, NetworkId, Node, NodeId, PublishedPort, Report, Service, ServiceId, Subnet,
     },
     store::{Changes, Entry, Event, Revision, Snapshot, record},
 };
@@ -32,19 +32,17 @@ fn cluster(services: u16, replicas: u16, weight: u16) -> Cluster {
             .nodes
             .insert(id, Node { id, name, underlay, labels: BTreeMap::new(), availability: Availability::Active });
         cluster.alive.insert(id);
+        let open = BTreeMap::from([(EndpointId(7), id.get().into())]);
+        cluster.reports.insert(id, Report { revision: 4, open });
         let prefix = format!("10.0.{id}.0/26").parse().unwrap();
         cluster.blocks.insert(prefix, Block { network: network_id, prefix, owner: id });
     }
     for index in 0..services {
         let id = ServiceId::new(index + 1).unwrap();
-        let port = PublishedPort {
-            published: id.get().try_into().unwrap(),
-            target: 80.try_into().unwrap(),
-            protocol: L4::Tcp,
-        };
+        let port = PublishedPort::new(id.get().try_into().unwrap(), 80.try_into().unwrap(), L4::Tcp);
         let vips = vec![std::net::Ipv4Addr::from(0x0af0_0001 + u32::from(index)).into()];
         let name = format!("service-{id}").parse().unwrap();
-        cluster.services.insert(id, Service { id, name, network: network_id, vips, ports: vec![port] });
+        cluster.services.insert(id, Service::new(id, name, network_id, vips, vec![port]));
         for replica in 0..replicas {
             let number = u32::from(index) * u32::from(replicas) + u32::from(replica);
             let id = EndpointId(u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -72,13 +70,15 @@ fn cluster(services: u16, replicas: u16, weight: u16) -> Cluster {
 
 /// All its records by key.
 fn records(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
-    let Cluster { settings, nodes, alive, networks, blocks, endpoints, services, revision: _, unreadable: _ } = cluster;
+    let Cluster { settings, nodes, alive, reports, networks, blocks, endpoints, services, revision: _, unreadable: _ } =
+        cluster;
     let mut records = BTreeMap::from([
         (record::CLUSTER_KEY.to_owned(), record::encode_cluster(settings)),
         (record::GENERATION_KEY.to_owned(), record::encode_generation(1)),
     ]);
     records.extend(nodes.values().map(|node| (record::key_of_node(node.id), record::encode_node(node))));
     records.extend(alive.iter().map(|id| (record::key_of_alive(*id), record::encode_alive(&nodes[id].name))));
+    records.extend(reports.iter().map(|(id, report)| (record::key_of_report(*id), record::encode_report(report))));
     records
         .extend(networks.values().map(|network| (record::key_of_network(network.id), record::encode_network(network))));
     let blocks = blocks.values();

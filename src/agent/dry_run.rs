@@ -13,6 +13,7 @@ use super::{
 use crate::{
     desired::desired,
     kernel::{Kernel as _, LinuxKernel, nft},
+    model::Judgement,
     plan::plan,
     store::embedded::Embedded,
 };
@@ -36,7 +37,7 @@ async fn look(options: Options) -> anyhow::Result<String> {
     let kernel = std::sync::Arc::new(LinuxKernel::open().await.context("cannot speak to the kernel's network")?);
     let host = LinuxHost { kernel: std::sync::Arc::clone(&kernel), mark_mask: config.mark_mask };
     let facts = host.facts(identity.node, &cluster).await?;
-    let Some(wanted) = desired(&cluster, identity.node, &facts) else {
+    let Some(wanted) = desired(&cluster, identity.node, &facts, &Judgement::default()) else {
         bail!("the store has no readable record of this node, {}", identity.name);
     };
     let steps = plan(&wanted, &kernel.observe().await?);

@@ -28,7 +28,7 @@ use super::{
     reconciler::{Reconciler, Work},
 };
 use crate::{
-    model::{Cluster, Node, NodeId},
+    model::{Cluster, Judgement, Node, NodeId},
     peer::{self, Gatekeeper},
     store::{
         LeaseId, Revision, Store,
@@ -61,6 +61,8 @@ pub(super) struct Member {
     pub(super) clusters: watch::Receiver<Option<Arc<Cluster>>>,
     pub(super) health: watch::Receiver<StoreHealth>,
     pub(super) host: Arc<dyn Host>,
+    /// What this node has found out by itself; whoever finds something out changes its own part.
+    pub(super) judgements: watch::Sender<Judgement>,
     embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
@@ -143,6 +145,7 @@ impl Member {
             clusters: followed.cluster.subscribe(),
             health: followed.health.subscribe(),
             embedded,
+            judgements: watch::Sender::default(),
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
             host: Arc::clone(&host),
@@ -153,6 +156,7 @@ impl Member {
             host: Arc::clone(&host),
             me: identity.node,
             clusters: followed.cluster.subscribe(),
+            judgements: member.judgements.subscribe(),
             metrics: Arc::clone(metrics),
         };
         let running = Arc::clone(&reconciler);
@@ -189,6 +193,11 @@ impl Member {
                 endpoints.contains(&face)
             }
         }
+    }
+
+    /// What this node has found out by itself.
+    pub(super) fn judgement(&self) -> Judgement {
+        self.judgements.borrow().clone()
     }
 
     /// The newest cluster, if any was seen.

@@ -24,7 +24,7 @@ use super::{host::Host, metrics::Metrics};
 use crate::{
     desired::desired,
     kernel::{Kernel, KernelError},
-    model::{Cluster, Endpoint, EndpointId, HostFacts, HostState, LinkName, NextHop, NodeId, Route},
+    model::{Cluster, Endpoint, EndpointId, HostFacts, HostState, Judgement, LinkName, NextHop, NodeId, Route},
     plan::{Step, plan},
 };
 
@@ -106,6 +106,8 @@ pub(super) struct Work {
     pub(super) me: NodeId,
     /// The store's word.
     pub(super) clusters: watch::Receiver<Option<Arc<Cluster>>>,
+    /// What this node has found out by itself.
+    pub(super) judgements: watch::Receiver<Judgement>,
     /// Counters.
     pub(super) metrics: Arc<Metrics>,
 }
@@ -202,9 +204,10 @@ impl Reconciler {
         let mut retry = RETRY_MIN;
         loop {
             let cluster = work.clusters.borrow_and_update().clone();
+            let judgement = work.judgements.borrow_and_update().clone();
             let mut wait = PERIOD;
             if let Some(cluster) = cluster {
-                let pass = self.pass(&work, &cluster, &mut settled).await;
+                let pass = self.pass(&work, &cluster, &judgement, &mut settled).await;
                 if pass.failures.is_empty() {
                     retry = RETRY_MIN;
                 } else {
@@ -222,12 +225,19 @@ impl Reconciler {
                 biased;
                 () = self.dirty.notified() => {}
                 changed = work.clusters.changed() => if changed.is_err() { return },
+                changed = work.judgements.changed() => if changed.is_err() { return },
                 () = sleep(wait) => {}
             }
         }
     }
 
-    async fn pass(&self, work: &Work, cluster: &Cluster, settled: &mut Option<HostState>) -> Pass {
+    async fn pass(
+        &self,
+        work: &Work,
+        cluster: &Cluster,
+        judgement: &Judgement,
+        settled: &mut Option<HostState>,
+    ) -> Pass {
         let began = Instant::now();
         let covers = self.requested.load(Ordering::Acquire);
         let (view, bereft) = self.view(work, cluster);
@@ -242,7 +252,7 @@ impl Reconciler {
             bereft,
         };
         match work.host.facts(work.me, cluster).await {
-            Ok(facts) => self.converge(work, &view, &facts, settled, &mut pass).await,
+            Ok(facts) => self.converge(work, &view, &facts, judgement, settled, &mut pass).await,
             Err(error) => pass.failures.push(error.into()),
         }
         pass.ended = Instant::now();
@@ -258,10 +268,11 @@ impl Reconciler {
         work: &Work,
         view: &Cluster,
         facts: &HostFacts,
+        judgement: &Judgement,
         settled: &mut Option<HostState>,
         pass: &mut Pass,
     ) {
-        let Some(wanted) = desired(view, work.me, facts) else {
+        let Some(wanted) = desired(view, work.me, facts, judgement) else {
             pass.failures.push(Failure {
                 concerns: Concern::Everything,
                 message: format!(

@@ -9,7 +9,9 @@ use crate::{
         ServiceView, SubnetView,
     },
     mesh::{self, Balancing},
-    model::{Attachment, Block, Cluster, Endpoint, LinkName, Network, NetworkId, Node, NodeId, Service, ServiceId},
+    model::{
+        Attachment, Block, Cluster, Endpoint, Judgement, LinkName, Network, NetworkId, Node, NodeId, Service, ServiceId,
+    },
 };
 
 /// A number of things.
@@ -53,8 +55,8 @@ pub(super) fn network(cluster: &Cluster, network: &Network) -> NetworkView {
     }
 }
 
-pub(super) fn service(cluster: &Cluster, service: &Service) -> ServiceView {
-    let verdicts = mesh::balancing(cluster, service.id);
+pub(super) fn service(cluster: &Cluster, judgement: &Judgement, service: &Service) -> ServiceView {
+    let verdicts = mesh::balancing(cluster, service.id, judgement);
     let total = count(verdicts.values());
     let ready = count(verdicts.values().filter(|verdict| verdict.takes_connections()));
     ServiceView {
@@ -62,15 +64,15 @@ pub(super) fn service(cluster: &Cluster, service: &Service) -> ServiceView {
         name: service.name.to_string(),
         network: network_name(cluster, service.network),
         vips: service.vips.iter().map(ToString::to_string).collect(),
-        ports: service.ports.iter().map(|port| (*port).into()).collect(),
+        ports: service.ports.iter().map(|port| port.clone().into()).collect(),
         replicas_ready: ready,
         replicas_total: total,
         status: ServiceStatus::of(ready, total),
     }
 }
 
-pub(super) fn replicas(cluster: &Cluster, service: &Service) -> Vec<ReplicaView> {
-    let verdicts = mesh::balancing(cluster, service.id);
+pub(super) fn replicas(cluster: &Cluster, judgement: &Judgement, service: &Service) -> Vec<ReplicaView> {
+    let verdicts = mesh::balancing(cluster, service.id, judgement);
     let mut replicas: Vec<ReplicaView> = cluster
         .replicas_of(service.id)
         .map(|replica| {

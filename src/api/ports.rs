@@ -90,8 +90,8 @@ mod tests {
             ("80:", "the target port \"\" is not a number"),
             ("+80:80", "the published port \"+80\" is not a number"),
             ("http:80", "the published port \"http\" is not a number"),
-            ("80:80/sctp", "\"sctp\" is not supported; tcp and udp are"),
-            ("80:80/", "\"\" is not supported; tcp and udp are"),
+            ("80:80/dccp", "\"dccp\" is not supported; tcp, udp and sctp are"),
+            ("80:80/", "\"\" is not supported; tcp, udp and sctp are"),
             ("10.0.0.1:80:80", "an address before the published port (10.0.0.1:) is not supported"),
             ("80:80/tcp,mode=proxy", "the option \"mode=proxy\" of a published port is not supported"),
         ] {

@@ -143,6 +143,7 @@ pub(super) fn state(state: EndpointState) -> Cell {
     match state {
         EndpointState::Starting | EndpointState::Draining => Cell::warning(word),
         EndpointState::Ready => Cell::good(word),
+        EndpointState::Unhealthy => Cell::bad(word),
     }
 }
 

@@ -5,13 +5,13 @@ mod packet_walk;
 use std::collections::BTreeMap;
 
 use crate::{
-    model::{Cluster, HostFacts, HostState, NodeId, Sysctl, VTEP_LINK},
+    model::{Cluster, HostFacts, HostState, Judgement, NodeId, Sysctl, VTEP_LINK},
     overlay,
 };
 
 /// The desired state of node `me`. A node that the cluster does not know (removed, or its record unreadable) gets
 /// nothing to say: the caller must not plan from it, lest a damaged record empty a host.
-pub fn desired(cluster: &Cluster, me: NodeId, facts: &HostFacts) -> Option<HostState> {
+pub fn desired(cluster: &Cluster, me: NodeId, facts: &HostFacts, judgement: &Judgement) -> Option<HostState> {
     let me = cluster.nodes.get(&me)?;
     let vtep = overlay::vtep(cluster, me, facts);
     Some(HostState {
@@ -22,7 +22,7 @@ pub fn desired(cluster: &Cluster, me: NodeId, facts: &HostFacts) -> Option<HostS
         policy: overlay::policy(cluster, me.id, facts),
         links: overlay::attachments(cluster, me.id, vtep.mtu),
         sysctls: sysctls(facts),
-        ruleset: Some(packet_walk::ruleset(cluster, me, facts)),
+        ruleset: Some(packet_walk::ruleset(cluster, me, facts, judgement)),
     })
 }
 

@@ -9,14 +9,15 @@ use std::collections::BTreeMap;
 use crate::{
     mesh,
     model::{
-        Chain, ChainName, Cluster, Family, HostFacts, Mac, Node, PEER_PORT, Rule, Ruleset, SetKey, SetName, SetValue,
+        Chain, ChainName, Cluster, Family, HostFacts, Judgement, Mac, Node, PEER_PORT, Rule, Ruleset, SetKey, SetName,
+        SetValue,
     },
     overlay,
 };
 
 /// The table of node `me`.
-pub(super) fn ruleset(cluster: &Cluster, me: &Node, facts: &HostFacts) -> Ruleset {
-    let mut ruleset = mesh::tables(cluster);
+pub(super) fn ruleset(cluster: &Cluster, me: &Node, facts: &HostFacts, judgement: &Judgement) -> Ruleset {
+    let mut ruleset = mesh::tables(cluster, judgement);
     ruleset.sets.entry(SetName::Ports).or_default();
     for family in Family::BOTH {
         ruleset.sets.entry(SetName::Vips(family)).or_default();

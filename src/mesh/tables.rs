@@ -1,31 +1,31 @@
 use std::net::SocketAddr;
 
 use crate::model::{
-    Chain, ChainName, Cluster, Endpoint, Family, L4, PublishedPort, Rule, Ruleset, Service, SetKey, SetName, SetValue,
-    Slot,
+    Chain, ChainName, Cluster, Endpoint, Family, Judgement, L4, PublishedPort, Rule, Ruleset, Service, SetKey, SetName,
+    SetValue, Slot,
 };
 
 use super::{balancing, interleave};
 
 /// The chains and maps of all services: each published port and each VIP set has a chain of its own with its own
 /// `numgen`, so that every service counts its own exact round.
-pub fn tables(cluster: &Cluster) -> Ruleset {
+pub fn tables(cluster: &Cluster, judgement: &Judgement) -> Ruleset {
     let mut ruleset = Ruleset::default();
     for service in cluster.services.values() {
-        let verdicts = balancing(cluster, service.id);
+        let verdicts = balancing(cluster, service.id, judgement);
         let takers: Vec<&Endpoint> = cluster
             .replicas_of(service.id)
             .filter(|replica| verdicts.get(&replica.id).is_some_and(|verdict| verdict.takes_connections()))
             .collect();
         for port in &service.ports {
-            publish(&mut ruleset, *port, &takers);
+            publish(&mut ruleset, port, &takers);
         }
         answer_vips(&mut ruleset, service, &takers);
     }
     ruleset
 }
 
-fn publish(ruleset: &mut Ruleset, port: PublishedPort, takers: &[&Endpoint]) {
+fn publish(ruleset: &mut Ruleset, port: &PublishedPort, takers: &[&Endpoint]) {
     let published = port.published.get();
     let name = ChainName::Port(port.protocol, published);
     let first = first_slot(published, port.protocol);
@@ -41,7 +41,7 @@ fn publish(ruleset: &mut Ruleset, port: PublishedPort, takers: &[&Endpoint]) {
     }
     rules.push(match port.protocol {
         L4::Tcp => Rule::RefuseTcp,
-        L4::Udp => Rule::RefuseOther,
+        L4::Udp | L4::Sctp => Rule::RefuseOther,
     });
     ruleset.chains.insert(name, Chain { rules });
     ruleset
@@ -102,6 +102,7 @@ fn first_slot(published: u16, protocol: L4) -> Slot {
     let protocol = match protocol {
         L4::Tcp => 0,
         L4::Udp => 1,
+        L4::Sctp => 2,
     };
     Slot(u32::from(published) << 16 | protocol << 14)
 }

@@ -6,7 +6,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Block, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Service, ServiceId};
+use super::{Block, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Report, Service, ServiceId};
 
 /// The prefix from which networks are cut when nobody names another: `weft init --pool`.
 pub const DEFAULT_POOL: &str = "10.201.0.0/16";
@@ -66,6 +66,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<NodeId, Node>,
     /// The nodes whose lease lives; also one whose record cannot be used, and which is missing from [`Self::nodes`].
     pub alive: BTreeSet<NodeId>,
+    /// What nodes say of themselves; gone with their lease.
+    pub reports: BTreeMap<NodeId, Report>,
     /// All networks.
     pub networks: BTreeMap<NetworkId, Network>,
     /// All blocks by prefix; prefixes never overlap, whichever their network.
@@ -86,6 +88,7 @@ impl Cluster {
             settings,
             nodes: BTreeMap::new(),
             alive: BTreeSet::new(),
+            reports: BTreeMap::new(),
             networks: BTreeMap::new(),
             blocks: BTreeMap::new(),
             endpoints: BTreeMap::new(),

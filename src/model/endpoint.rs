@@ -35,10 +35,12 @@ impl FromStr for EndpointId {
 /// Where an endpoint stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointState {
-    /// Being attached: linked, not yet balanced.
+    /// Linked, not yet balanced: being attached, or not yet found healthy.
     Starting,
     /// Takes new connections.
     Ready,
+    /// Takes none until its health check succeeds again.
+    Unhealthy,
     /// Takes no new connections; those it has go on.
     Draining,
 }
@@ -49,6 +51,7 @@ impl EndpointState {
         match self {
             Self::Starting => "starting",
             Self::Ready => "ready",
+            Self::Unhealthy => "unhealthy",
             Self::Draining => "draining",
         }
     }

@@ -7,11 +7,14 @@
 mod block;
 mod cluster;
 mod endpoint;
+mod health;
 mod host;
+mod judgement;
 mod mac;
 mod name;
 mod network;
 mod node;
+mod port;
 mod protocol;
 mod ruleset;
 mod service;
@@ -19,14 +22,17 @@ mod service;
 pub use block::Block;
 pub use cluster::{Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, UnreadableRecord};
 pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, IPV6_MTU_MIN, NetnsRef};
+pub use health::{HealthCheck, Probe};
 pub use host::{
     FIRST_NODE_TABLE, HostFacts, HostState, LinkName, MarkMask, NextHop, PolicyAction, PolicyRule, ROUTE_PROTOCOL,
     Route, RouteTable, Sysctl, VTEP_LINK, Vtep,
 };
+pub use judgement::{Judgement, Report};
 pub use mac::Mac;
 pub use name::{Name, NameError};
 pub use network::{Network, NetworkId, Subnet};
 pub use node::{Availability, Node, NodeId, PEER_PORT};
+pub use port::{Bind, DeviceName, PortMode, ProxyMode, ProxyProtocol, PublishedPort};
 pub use protocol::{Family, L4};
 pub use ruleset::{Chain, ChainName, Connections, Hook, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, Slot};
-pub use service::{PublishedPort, Service, ServiceId};
+pub use service::{EndpointMode, Lb, Service, ServiceId};

@@ -46,6 +46,8 @@ pub enum L4 {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl L4 {
@@ -54,6 +56,7 @@ impl L4 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Sctp => 132,
         }
     }
 
@@ -62,6 +65,7 @@ impl L4 {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -79,7 +83,8 @@ impl FromStr for L4 {
         match text {
             "tcp" => Ok(Self::Tcp),
             "udp" => Ok(Self::Udp),
-            _ => Err(format!("{text:?} is not a protocol; tcp and udp are")),
+            "sctp" => Ok(Self::Sctp),
+            _ => Err(format!("{text:?} is not a protocol; tcp, udp and sctp are")),
         }
     }
 }

@@ -1,6 +1,6 @@
-use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
+use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
 
-use super::{L4, Name, NetworkId};
+use super::{HealthCheck, Name, NetworkId, PublishedPort};
 
 /// A service's number in its cluster.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,15 +38,77 @@ impl FromStr for ServiceId {
     }
 }
 
-/// A port that every node answers, and the replicas' port behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublishedPort {
-    /// The port on every node.
-    pub published: NonZeroU16,
-    /// The port in the container.
-    pub target: NonZeroU16,
-    /// The protocol.
-    pub protocol: L4,
+/// How a service's new connections are spread over its replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Lb {
+    /// In turn, exactly, by weight.
+    #[default]
+    Rr,
+    /// By chance, by weight.
+    Random,
+    /// To the replica with the fewest open connections; only a proxied port can.
+    LeastConn,
+    /// By the client's address: a client comes to the same replica by whichever node, and a replica that goes moves only
+    /// its own clients.
+    Source,
+}
+
+impl Lb {
+    /// The word for people, programs and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rr => "rr",
+            Self::Random => "random",
+            Self::LeastConn => "least-conn",
+            Self::Source => "source",
+        }
+    }
+}
+
+impl FromStr for Lb {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "rr" => Ok(Self::Rr),
+            "random" => Ok(Self::Random),
+            "least-conn" => Ok(Self::LeastConn),
+            "source" => Ok(Self::Source),
+            _ => Err(format!("{text:?} is not a way to balance; rr, random, least-conn and source are")),
+        }
+    }
+}
+
+/// What a service's name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum EndpointMode {
+    /// Its VIPs.
+    #[default]
+    Vip,
+    /// Its balanced replicas' own addresses; it has no VIPs.
+    Dnsrr,
+}
+
+impl EndpointMode {
+    /// The word for people, programs and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Vip => "vip",
+            Self::Dnsrr => "dnsrr",
+        }
+    }
+}
+
+impl FromStr for EndpointMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "vip" => Ok(Self::Vip),
+            "dnsrr" => Ok(Self::Dnsrr),
+            _ => Err(format!("{text:?} is not an endpoint mode; vip and dnsrr are")),
+        }
+    }
 }
 
 /// A name, a VIP and published ports in front of endpoints.
@@ -58,8 +120,40 @@ pub struct Service {
     pub name: Name,
     /// The network of its replicas and its VIPs.
     pub network: NetworkId,
-    /// One per family of the network.
+    /// One per family of the network; none in [`EndpointMode::Dnsrr`].
     pub vips: Vec<IpAddr>,
-    /// Its published ports, no two with the same port and protocol in the cluster.
+    /// Its published ports, no two of the cluster in conflict ([`PublishedPort::conflicts_with`]).
     pub ports: Vec<PublishedPort>,
+    /// How new connections are spread.
+    pub lb: Lb,
+    /// How long a client stays with the replica that it came to, counted from its last new connection; nothing to let every
+    /// connection go its own way.
+    pub affinity: Option<Duration>,
+    /// What its name stands for.
+    pub endpoint_mode: EndpointMode,
+    /// How its replicas are probed; without it one is ready as soon as it is attached.
+    pub health: Option<HealthCheck>,
+    /// How long a draining replica's connections may take to finish.
+    pub drain: Duration,
+}
+
+impl Service {
+    /// [`Self::drain`] unless somebody says otherwise: the time that Docker gives a container to stop.
+    pub const DRAIN_DEFAULT: Duration = Duration::from_secs(10);
+
+    /// A service with the usual settings.
+    pub fn new(id: ServiceId, name: Name, network: NetworkId, vips: Vec<IpAddr>, ports: Vec<PublishedPort>) -> Self {
+        Self {
+            id,
+            name,
+            network,
+            vips,
+            ports,
+            lb: Lb::default(),
+            affinity: None,
+            endpoint_mode: EndpointMode::default(),
+            health: None,
+            drain: Self::DRAIN_DEFAULT,
+        }
+    }
 }

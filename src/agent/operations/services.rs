@@ -26,17 +26,17 @@ pub(super) fn list(member: &Member) -> Result<Vec<ServiceView>, Refusal> {
     let cluster = lookup::cluster(member)?;
     let mut services: Vec<&Service> = cluster.services.values().collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(services.into_iter().map(|service| views::service(&cluster, service)).collect())
+    Ok(services.into_iter().map(|service| views::service(&cluster, &member.judgement(), service)).collect())
 }
 
 pub(super) fn inspect(member: &Member, name: &str) -> Result<ServiceView, Refusal> {
     let cluster = lookup::cluster(member)?;
-    Ok(views::service(&cluster, lookup::service(&cluster, name)?))
+    Ok(views::service(&cluster, &member.judgement(), lookup::service(&cluster, name)?))
 }
 
 pub(super) fn replicas(member: &Member, name: &str) -> Result<Vec<ReplicaView>, Refusal> {
     let cluster = lookup::cluster(member)?;
-    Ok(views::replicas(&cluster, lookup::service(&cluster, name)?))
+    Ok(views::replicas(&cluster, &member.judgement(), lookup::service(&cluster, name)?))
 }
 
 pub(super) async fn create(member: &Member, request: &ServiceCreateRequest) -> Result<ServiceCreateReply, Refusal> {
@@ -51,8 +51,8 @@ pub(super) async fn create(member: &Member, request: &ServiceCreateRequest) -> R
         let id = free_id(fresh)?;
         check_ports(cluster, network, &name, id, &request.ports)?;
         let vips = choose_vips(cluster, network)?;
-        let ports = request.ports.iter().map(|port| (*port).into()).collect();
-        let service = Service { id, name: name.clone(), network: network.id, vips, ports };
+        let ports = request.ports.iter().map(|port| port.clone().into()).collect();
+        let service = Service::new(id, name.clone(), network.id, vips, ports);
         Ok(Decision::Write(vec![put(record::key_of_service(id), record::encode_service(&service))], (id, true)))
     })
     .await?;
@@ -67,7 +67,7 @@ pub(super) async fn update(
     let (id, revision) = configure(&*member.store, |fresh| {
         let cluster = &fresh.cluster;
         let before = lookup::service(cluster, text)?;
-        let had: Vec<PortSpec> = before.ports.iter().map(|port| (*port).into()).collect();
+        let had: Vec<PortSpec> = before.ports.iter().map(|port| port.clone().into()).collect();
         let is_published = |key: &&PortKey| had.iter().any(|port| PortKey::from(*port) == **key);
         if let Some(key) = request.remove_ports.iter().find(|key| !is_published(key)) {
             return Err(Refusal::not_found(format!("{} does not publish the port {key}", before.name))
@@ -115,7 +115,7 @@ async fn put_back_if_needed(member: &Member, service: &Service) -> Result<(), Re
         }
         let network = cluster.networks.get(&service.network);
         let network = network.ok_or_else(|| Refusal::internal(format!("the network of {} is gone", service.name)))?;
-        let ports: Vec<PortSpec> = service.ports.iter().map(|port| (*port).into()).collect();
+        let ports: Vec<PortSpec> = service.ports.iter().map(|port| port.clone().into()).collect();
         check_ports(cluster, network, &service.name, service.id, &ports)?;
         if cluster.service_named(&service.name).is_some() {
             return Err(Refusal::conflict(format!("another service {} was created meanwhile", service.name)));
@@ -140,11 +140,11 @@ async fn effective(member: &Member, id: ServiceId, revision: Revision) -> Result
     let cluster = member.cluster_at(revision).await.map_or_else(|| lookup::cluster(member), Ok)?;
     member.reconciler.pass_with(revision.0).await;
     let service = cluster.services.get(&id).ok_or_else(|| Refusal::not_found("the service has just been removed"))?;
-    Ok(views::service(&cluster, service))
+    Ok(views::service(&cluster, &member.judgement(), service))
 }
 
 fn compare(cluster: &Cluster, existing: &Service, request: &ServiceCreateRequest) -> Result<(), Refusal> {
-    let Service { id: _, name, network, vips: _, ports } = existing;
+    let Service { name, network, ports, .. } = existing;
     let differs = |what: &str, has: &str, asked: &str| {
         Refusal::conflict(format!("the service {name} exists with {what}: it has {has}, asked for was {asked}"))
     };
@@ -154,7 +154,7 @@ fn compare(cluster: &Cluster, existing: &Service, request: &ServiceCreateRequest
             "a service stays in its network: choose another name, or `weft service rm {name}` first"
         )));
     }
-    let has: BTreeSet<PortSpec> = ports.iter().map(|port| (*port).into()).collect();
+    let has: BTreeSet<PortSpec> = ports.iter().map(|port| port.clone().into()).collect();
     let asked: BTreeSet<PortSpec> = request.ports.iter().copied().collect();
     if has != asked {
         let list = |ports: &BTreeSet<PortSpec>| match ports.len() {
@@ -194,11 +194,10 @@ fn check_ports(
                 "the port {key} cannot be published: on every node it is {purpose}"
             )));
         }
-        let holder = cluster
-            .services
-            .values()
-            .filter(|service| service.id != id)
-            .find(|service| service.ports.iter().any(|theirs| PortKey::from(PortSpec::from(*theirs)) == key));
+        let holder =
+            cluster.services.values().filter(|service| service.id != id).find(|service| {
+                service.ports.iter().any(|theirs| PortKey::from(PortSpec::from(theirs.clone())) == key)
+            });
         if let Some(holder) = holder {
             return Err(Refusal::conflict(format!(
                 "the port {key} is published by the service {} already",
@@ -213,6 +212,7 @@ fn check_ports(
 fn own_use(cluster: &Cluster, key: PortKey) -> Option<&'static str> {
     match key.protocol {
         Protocol::Tcp => (key.published.get() == PEER_PORT).then_some("the one for the store and for joining nodes"),
+        Protocol::Sctp => None,
         Protocol::Udp => (key.published.get() == cluster.settings.vxlan_port).then_some("the tunnels' (VXLAN)"),
     }
 }

@@ -115,7 +115,7 @@ async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> 
             .push(format!("the node {} is silent: its replicas are out of balancing where others are left", node.name));
     }
     for service in cluster.services.values() {
-        let verdicts = mesh::balancing(cluster, service.id);
+        let verdicts = mesh::balancing(cluster, service.id, &member.judgement());
         if !verdicts.is_empty() && !verdicts.values().any(|verdict| verdict.takes_connections()) {
             warnings.push(format!("the service {} has replicas, but none takes connections", service.name));
         }

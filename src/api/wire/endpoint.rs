@@ -42,10 +42,12 @@ pub struct EndpointView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointState {
-    /// Being attached: linked, not yet balanced.
+    /// Linked, not yet balanced: being attached, or not yet found healthy.
     Starting,
     /// Takes new connections.
     Ready,
+    /// Takes none until its health check succeeds again.
+    Unhealthy,
     /// Takes no new connections; those it has go on.
     Draining,
 }
@@ -62,6 +64,7 @@ impl From<model::EndpointState> for EndpointState {
         match state {
             model::EndpointState::Starting => Self::Starting,
             model::EndpointState::Ready => Self::Ready,
+            model::EndpointState::Unhealthy => Self::Unhealthy,
             model::EndpointState::Draining => Self::Draining,
         }
     }
@@ -72,6 +75,7 @@ impl From<EndpointState> for model::EndpointState {
         match state {
             EndpointState::Starting => Self::Starting,
             EndpointState::Ready => Self::Ready,
+            EndpointState::Unhealthy => Self::Unhealthy,
             EndpointState::Draining => Self::Draining,
         }
     }

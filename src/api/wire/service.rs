@@ -98,7 +98,7 @@ pub struct PortSpec {
 
 impl From<model::PublishedPort> for PortSpec {
     fn from(port: model::PublishedPort) -> Self {
-        let model::PublishedPort { published, target, protocol } = port;
+        let model::PublishedPort { published, target, protocol, bind: _, mode: _ } = port;
         Self { published, target, protocol: protocol.into() }
     }
 }
@@ -106,7 +106,7 @@ impl From<model::PublishedPort> for PortSpec {
 impl From<PortSpec> for model::PublishedPort {
     fn from(port: PortSpec) -> Self {
         let PortSpec { published, target, protocol } = port;
-        Self { published, target, protocol: protocol.into() }
+        Self { published, target, protocol: protocol.into(), bind: model::Bind::Any, mode: model::PortMode::Kernel }
     }
 }
 
@@ -136,6 +136,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl From<L4> for Protocol {
@@ -143,6 +145,7 @@ impl From<L4> for Protocol {
         match protocol {
             L4::Tcp => Self::Tcp,
             L4::Udp => Self::Udp,
+            L4::Sctp => Self::Sctp,
         }
     }
 }
@@ -152,6 +155,7 @@ impl From<Protocol> for L4 {
         match protocol {
             Protocol::Tcp => Self::Tcp,
             Protocol::Udp => Self::Udp,
+            Protocol::Sctp => Self::Sctp,
         }
     }
 }
@@ -168,7 +172,7 @@ impl FromStr for Protocol {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<L4>() {
             Ok(protocol) => Ok(protocol.into()),
-            Err(_) => Err(format!("the protocol {text:?} is not supported; tcp and udp are")),
+            Err(_) => Err(format!("the protocol {text:?} is not supported; tcp, udp and sctp are")),
         }
     }
 }

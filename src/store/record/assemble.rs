@@ -1,12 +1,7 @@
 //! One cluster of many records. It depends on what the records say alone, not on the order in which they came: where two
 //! objects cannot both be, the one with the lower number stays, and the other one is disabled and named.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    num::NonZeroU16,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -16,8 +11,8 @@ use super::{
     state::{Held, State},
 };
 use crate::model::{
-    Block, Cluster, ClusterSettings, Endpoint, EndpointId, L4, Name, Network, NetworkId, Node, NodeId, Service,
-    ServiceId, UnreadableRecord,
+    Block, Cluster, ClusterSettings, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, PublishedPort,
+    Report, Service, ServiceId, UnreadableRecord,
 };
 
 /// The cluster in a state.
@@ -43,6 +38,7 @@ pub(super) fn assemble(state: &State) -> Result<Cluster, RecordError> {
     // In the order of dependence: whoever rests on something refused is refused as well.
     builder.nodes(&state.nodes);
     builder.alive(&state.alive, &state.nodes);
+    builder.reports(&state.reports);
     builder.networks(&state.networks);
     builder.blocks(&state.blocks);
     builder.services(&state.services);
@@ -106,6 +102,17 @@ impl Builder {
         }
     }
 
+    /// Only of nodes that live: a report goes with the lease, but not in the same instant.
+    fn reports(&mut self, reports: &BTreeMap<NodeId, Held<Report>>) {
+        for (id, held) in reports {
+            match &held.content {
+                Ok(report) if self.cluster.alive.contains(id) => _ = self.cluster.reports.insert(*id, report.clone()),
+                Ok(_) => {}
+                Err(reason) => self.refuse(Key::Report(*id), reason.clone()),
+            }
+        }
+    }
+
     fn networks(&mut self, networks: &BTreeMap<NetworkId, Held<Network>>) {
         let mut names: BTreeMap<&Name, NetworkId> = BTreeMap::new();
         let mut prefixes = Prefixes::default();
@@ -152,7 +159,7 @@ impl Builder {
     fn services(&mut self, services: &BTreeMap<ServiceId, Held<Service>>) {
         let mut names: BTreeMap<&Name, ServiceId> = BTreeMap::new();
         let mut vips: BTreeMap<IpAddr, ServiceId> = BTreeMap::new();
-        let mut ports: BTreeMap<(L4, NonZeroU16), ServiceId> = BTreeMap::new();
+        let mut ports = Ports::default();
         for (id, held) in services {
             let accepted = held.content.as_ref().map_err(Clone::clone).and_then(|service| {
                 check_key(*id == service.id, || Key::Service(service.id))?;
@@ -165,11 +172,15 @@ impl Builder {
                 for vip in &service.vips {
                     check_free(&vips, vip, || format!("the VIP {vip}"))?;
                 }
-                let mut own = BTreeSet::new();
-                for port in &service.ports {
+                for (index, port) in service.ports.iter().enumerate() {
                     let what = || format!("the published port {}/{}", port.published, port.protocol);
-                    check_free(&ports, &(port.protocol, port.published), what)?;
-                    if !own.insert((port.protocol, port.published)) {
+                    if let Some(owner) = ports.meets(port) {
+                        return Err(format!(
+                            "{} is already that of {owner:?}: change or remove one of the two",
+                            what()
+                        ));
+                    }
+                    if service.ports.iter().take(index).any(|own| own.conflicts_with(port)) {
                         return Err(format!("it has {} twice: remove one of them", what()));
                     }
                 }
@@ -179,7 +190,7 @@ impl Builder {
                 Ok(service) => {
                     names.insert(&service.name, *id);
                     vips.extend(service.vips.iter().map(|vip| (*vip, *id)));
-                    ports.extend(service.ports.iter().map(|port| ((port.protocol, port.published), *id)));
+                    ports.insert(service);
                     self.cluster.services.insert(*id, service.clone());
                 }
                 Err(reason) => self.refuse(Key::Service(*id), reason),
@@ -229,6 +240,26 @@ impl Builder {
         self.cluster.networks.get(&id).ok_or_else(|| {
             format!("its network {id} is not there or cannot be read: put that record right, or delete this key")
         })
+    }
+}
+
+/// The published ports of the accepted services.
+#[derive(Default)]
+pub(super) struct Ports {
+    by_number: BTreeMap<NonZeroU16, Vec<(PublishedPort, ServiceId)>>,
+}
+
+impl Ports {
+    /// Whose port is in conflict with `port`.
+    pub(super) fn meets(&self, port: &PublishedPort) -> Option<ServiceId> {
+        let mut others = self.by_number.get(&port.published)?.iter();
+        others.find(|(other, _)| other.conflicts_with(port)).map(|(_, owner)| *owner)
+    }
+
+    pub(super) fn insert(&mut self, service: &Service) {
+        for port in &service.ports {
+            self.by_number.entry(port.published).or_default().push((port.clone(), service.id));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    assemble::{Prefixes, check_block},
+    assemble::{Ports, Prefixes, check_block},
     key::{Key, Place},
 };
 use crate::model::{Cluster, NetworkId, NodeId, ServiceId};
@@ -38,8 +38,14 @@ pub fn carry_over(previous: &Cluster, next: &mut Cluster) {
         match key {
             Key::Node(id) => carrying.node(*id),
             Key::Network(id) => carrying.network(*id),
-            // The whole cluster stays with the first. The others are no objects: a counter, and whether a lease lives.
-            Key::Cluster | Key::Generation | Key::Alive(_) | Key::Block(..) | Key::Endpoint(..) | Key::Service(_) => {}
+            // The whole cluster stays with the first. The others are no objects: a counter, whether a lease lives, what a node says.
+            Key::Cluster
+            | Key::Generation
+            | Key::Alive(_)
+            | Key::Report(_)
+            | Key::Block(..)
+            | Key::Endpoint(..)
+            | Key::Service(_) => {}
         }
     }
     carrying.blocks(&unreadable);
@@ -112,11 +118,11 @@ impl Carrying<'_> {
             return;
         }
         // By number: the services of `next` are changed while these are used.
-        let (mut names, mut vips, mut ports) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut names, mut vips, mut ports) = (BTreeSet::new(), BTreeSet::new(), Ports::default());
         for service in self.next.services.values() {
             names.insert(service.name.clone());
             vips.extend(service.vips.iter().copied());
-            ports.extend(service.ports.iter().map(|port| (port.protocol, port.published)));
+            ports.insert(service);
         }
         for id in wanted {
             let Some(service) = self.previous.services.get(&id) else { continue };
@@ -124,7 +130,7 @@ impl Carrying<'_> {
             let has_room = network.is_some_and(|network| service.vips.iter().all(|vip| network.contains(*vip)));
             let is_free = !names.contains(&service.name)
                 && !service.vips.iter().any(|vip| vips.contains(vip))
-                && !service.ports.iter().any(|port| ports.contains(&(port.protocol, port.published)));
+                && !service.ports.iter().any(|port| ports.meets(port).is_some());
             // Those that are kept come from one cluster, where they did not get in each other's way.
             if has_room && is_free {
                 self.next.services.insert(id, service.clone());

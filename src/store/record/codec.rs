@@ -4,9 +4,9 @@ use serde::Deserialize;
 
 use super::wire::{
     AliveRecord, BlockRecord, ClusterRecord, EndpointRecord, GenerationRecord, NetworkRecord, NodeRecord, Record,
-    ServiceRecord, VERSION,
+    ReportRecord, ServiceRecord, VERSION,
 };
-use crate::model::{Block, ClusterSettings, Endpoint, Name, Network, Node, Service};
+use crate::model::{Block, ClusterSettings, Endpoint, Name, Network, Node, Report, Service};
 
 /// The record of the cluster's settings.
 pub fn encode_cluster(settings: &ClusterSettings) -> Vec<u8> {
@@ -26,6 +26,11 @@ pub fn encode_node(node: &Node) -> Vec<u8> {
 /// What lies under a node's lease: its name, for people.
 pub fn encode_alive(name: &Name) -> Vec<u8> {
     encode(&AliveRecord::from(name))
+}
+
+/// What a node says of itself.
+pub fn encode_report(report: &Report) -> Vec<u8> {
+    encode(&ReportRecord::from(report))
 }
 
 /// A network's record.

@@ -25,6 +25,11 @@ pub fn key_of_alive(id: NodeId) -> String {
     Key::Alive(id).to_text()
 }
 
+/// The key of what a node says of itself; it lives as long as its lease.
+pub fn key_of_report(id: NodeId) -> String {
+    Key::Report(id).to_text()
+}
+
 /// The key of a network.
 pub fn key_of_network(id: NetworkId) -> String {
     Key::Network(id).to_text()
@@ -67,6 +72,7 @@ pub(super) enum Key {
     Generation,
     Node(NodeId),
     Alive(NodeId),
+    Report(NodeId),
     Network(NetworkId),
     Block(NetworkId, IpNet),
     Endpoint(NetworkId, IpAddr),
@@ -91,6 +97,7 @@ impl Key {
             Self::Generation => GENERATION_KEY.to_owned(),
             Self::Node(id) => format!("{PREFIX}nodes/{id}"),
             Self::Alive(id) => format!("{PREFIX}alive/{id}"),
+            Self::Report(id) => format!("{PREFIX}reports/{id}"),
             Self::Network(id) => format!("{PREFIX}networks/{id}"),
             // A prefix's own slash would make one more folder of it.
             Self::Block(network, prefix) => {
@@ -111,6 +118,7 @@ impl Place {
             ["generation"] => Ok(Key::Generation),
             ["nodes", id] => id.parse().map(Key::Node),
             ["alive", id] => id.parse().map(Key::Alive),
+            ["reports", id] => id.parse().map(Key::Report),
             ["networks", id] => id.parse().map(Key::Network),
             ["services", id] => id.parse().map(Key::Service),
             ["blocks", network, prefix] => {
@@ -120,7 +128,7 @@ impl Place {
                 let address = address.parse().map_err(|_| format!("{address:?} is not an address"))?;
                 Ok(Key::Endpoint(network, address))
             }),
-            ["nodes" | "alive" | "networks" | "services" | "blocks" | "endpoints", ..] => {
+            ["nodes" | "alive" | "reports" | "networks" | "services" | "blocks" | "endpoints", ..] => {
                 Err("it has too few or too many parts".to_owned())
             }
             _ => return Self::Foreign,
@@ -159,6 +167,7 @@ mod tests {
             ("generation", Place::Of(Key::Generation)),
             ("nodes/7", Place::Of(Key::Node(node))),
             ("alive/7", Place::Of(Key::Alive(node))),
+            ("reports/7", Place::Of(Key::Report(node))),
             ("networks/3", Place::Of(Key::Network(network))),
             ("services/3", Place::Of(Key::Service(ServiceId::new(3).unwrap()))),
             ("blocks/3/10.9.1.0_26", block("10.9.1.0/26")),

@@ -10,6 +10,7 @@
 //! | `generation` | a counter that every change of configuration bumps: nodes, networks and services are serialised by it |
 //! | `nodes/ID` | a node |
 //! | `alive/ID` | the node's name, under its lease |
+//! | `reports/ID` | what a node says of itself, under its lease |
 //! | `networks/ID` | a network |
 //! | `blocks/NETWORK/ADDRESS_LENGTH` | a block and its owner |
 //! | `endpoints/NETWORK/ADDRESS` | an endpoint; one with two addresses lies under both, the same record twice |
@@ -31,11 +32,11 @@ mod wire;
 pub use carry::carry_over;
 pub use codec::{
     encode_alive, encode_block, encode_cluster, encode_endpoint, encode_generation, encode_network, encode_node,
-    encode_service,
+    encode_report, encode_service,
 };
 pub use key::{
     CLUSTER_KEY, GENERATION_KEY, PREFIX, key_of_alive, key_of_block, key_of_endpoint, key_of_network, key_of_node,
-    key_of_service, keys_of_endpoint, prefix_of_blocks, prefix_of_endpoints,
+    key_of_report, key_of_service, keys_of_endpoint, prefix_of_blocks, prefix_of_endpoints,
 };
 pub use state::{Generation, State};
 

@@ -10,12 +10,12 @@ use super::{
     key::{Key, Place},
     wire::{
         AliveRecord, BlockRecord, ClusterRecord, EndpointRecord, GenerationRecord, NetworkRecord, NodeRecord, Record,
-        ServiceRecord,
+        ReportRecord, ServiceRecord,
     },
 };
 use crate::{
     model::{
-        Block, Cluster, ClusterSettings, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Service,
+        Block, Cluster, ClusterSettings, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Report, Service,
         ServiceId, UnreadableRecord,
     },
     store::{Changes, Entry, Event, Revision, Snapshot},
@@ -29,6 +29,7 @@ pub struct State {
     pub(super) generation: Option<Held<u64>>,
     pub(super) nodes: BTreeMap<NodeId, Held<Node>>,
     pub(super) alive: BTreeMap<NodeId, Held<Name>>,
+    pub(super) reports: BTreeMap<NodeId, Held<Report>>,
     pub(super) networks: BTreeMap<NetworkId, Held<Network>>,
     pub(super) blocks: BTreeMap<(NetworkId, IpNet), Held<Block>>,
     /// The two records of an endpoint with two addresses share one value as long as they are the same.
@@ -105,6 +106,7 @@ impl State {
             Place::Of(Key::Generation) => self.generation.as_ref().map(|held| held.version),
             Place::Of(Key::Node(id)) => self.nodes.get(&id).map(|held| held.version),
             Place::Of(Key::Alive(id)) => self.alive.get(&id).map(|held| held.version),
+            Place::Of(Key::Report(id)) => self.reports.get(&id).map(|held| held.version),
             Place::Of(Key::Network(id)) => self.networks.get(&id).map(|held| held.version),
             Place::Of(Key::Block(network, prefix)) => self.blocks.get(&(network, prefix)).map(|held| held.version),
             Place::Of(Key::Endpoint(network, address)) => {
@@ -162,6 +164,7 @@ impl State {
             Place::Of(Key::Generation) => self.generation = Some(held::<GenerationRecord>(entry)),
             Place::Of(Key::Node(id)) => _ = self.nodes.insert(id, held::<NodeRecord>(entry)),
             Place::Of(Key::Alive(id)) => _ = self.alive.insert(id, held::<AliveRecord>(entry)),
+            Place::Of(Key::Report(id)) => _ = self.reports.insert(id, held::<ReportRecord>(entry)),
             Place::Of(Key::Network(id)) => _ = self.networks.insert(id, held::<NetworkRecord>(entry)),
             Place::Of(Key::Block(network, prefix)) => {
                 self.blocks.insert((network, prefix), held::<BlockRecord>(entry));
@@ -198,6 +201,7 @@ impl State {
             Place::Of(Key::Generation) => self.generation = None,
             Place::Of(Key::Node(id)) => _ = self.nodes.remove(&id),
             Place::Of(Key::Alive(id)) => _ = self.alive.remove(&id),
+            Place::Of(Key::Report(id)) => _ = self.reports.remove(&id),
             Place::Of(Key::Network(id)) => _ = self.networks.remove(&id),
             Place::Of(Key::Block(network, prefix)) => _ = self.blocks.remove(&(network, prefix)),
             Place::Of(Key::Endpoint(network, address)) => _ = self.endpoints.remove(&(network, address)),

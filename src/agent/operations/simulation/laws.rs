@@ -12,7 +12,7 @@ use crate::{
     agent::configuration::{Fresh, read},
     desired::desired,
     mesh,
-    model::{ChainName, Cluster, HostState, LinkName, Rule, SetKey, SetName, SetValue, Slot},
+    model::{ChainName, Cluster, HostState, Judgement, LinkName, Rule, SetKey, SetName, SetValue, Slot},
 };
 
 /// Laws of every moment: nobody who was told that an endpoint is attached is let down, no address is held twice, no two
@@ -54,7 +54,7 @@ pub(super) fn check_at_rest(world: &World) -> Result<(), String> {
     for node in &world.nodes {
         let Some(member) = &node.member else { continue };
         let state = node.host.kernel.state();
-        let wanted = desired(&cluster, member.me(), &FakeHost::facts())
+        let wanted = desired(&cluster, member.me(), &FakeHost::facts(), &Judgement::default())
             .ok_or_else(|| format!("{} runs, and the store has no record of it", node.name))?;
         if state != wanted {
             return Err(format!("{} holds {}", node.name, difference(&state, &wanted)));
@@ -135,7 +135,7 @@ fn check_mesh(cluster: &Cluster, state: &HostState) -> Result<(), String> {
     };
     let mut ports = 0;
     for service in cluster.services.values() {
-        let takers: BTreeSet<IpAddr> = mesh::balancing(cluster, service.id)
+        let takers: BTreeSet<IpAddr> = mesh::balancing(cluster, service.id, &Judgement::default())
             .iter()
             .filter(|(_, verdict)| verdict.takes_connections())
             .flat_map(|(id, _)| cluster.endpoints[id].addresses.iter().copied())

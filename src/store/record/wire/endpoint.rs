@@ -31,6 +31,7 @@ pub(in super::super) struct EndpointRecord {
 enum StateWord {
     Starting,
     Ready,
+    Unhealthy,
     Draining,
 }
 
@@ -59,6 +60,7 @@ impl From<&Endpoint> for EndpointRecord {
             state: match state {
                 EndpointState::Starting => StateWord::Starting,
                 EndpointState::Ready => StateWord::Ready,
+                EndpointState::Unhealthy => StateWord::Unhealthy,
                 EndpointState::Draining => StateWord::Draining,
             },
             weight: *weight,
@@ -105,6 +107,7 @@ impl Record for EndpointRecord {
             state: match state {
                 StateWord::Starting => EndpointState::Starting,
                 StateWord::Ready => EndpointState::Ready,
+                StateWord::Unhealthy => EndpointState::Unhealthy,
                 StateWord::Draining => EndpointState::Draining,
             },
             weight,

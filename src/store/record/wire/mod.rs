@@ -10,7 +10,7 @@ mod service;
 pub(super) use cluster::{ClusterRecord, GenerationRecord};
 pub(super) use endpoint::EndpointRecord;
 pub(super) use network::{BlockRecord, NetworkRecord};
-pub(super) use node::{AliveRecord, NodeRecord};
+pub(super) use node::{AliveRecord, NodeRecord, ReportRecord};
 pub(super) use service::ServiceRecord;
 
 use std::net::IpAddr;

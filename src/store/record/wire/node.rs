@@ -1,11 +1,11 @@
-//! Nodes, and that they live.
+//! Nodes, that they live, and what they say of themselves.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Record, VERSION, node_id, parse_name};
-use crate::model::{Availability, Name, Node};
+use crate::model::{Availability, EndpointId, Name, Node, Report};
 
 #[derive(Serialize, Deserialize)]
 pub(in super::super) struct NodeRecord {
@@ -91,5 +91,37 @@ impl Record for AliveRecord {
 
     fn into_model(self) -> Result<Name, String> {
         parse_name(&self.name)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(in super::super) struct ReportRecord {
+    v: u32,
+    revision: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    open: BTreeMap<String, u32>,
+}
+
+impl From<&Report> for ReportRecord {
+    fn from(report: &Report) -> Self {
+        let Report { revision, open } = report;
+        let open = open.iter().map(|(id, connections)| (id.to_string(), *connections)).collect();
+        Self { v: VERSION, revision: *revision, open }
+    }
+}
+
+impl Record for ReportRecord {
+    type Model = Report;
+
+    const KIND: &'static str = "report";
+
+    fn version(&self) -> u32 {
+        self.v
+    }
+
+    fn into_model(self) -> Result<Report, String> {
+        let Self { v: _, revision, open } = self;
+        let open = open.into_iter().map(|(id, connections)| Ok((id.parse::<EndpointId>()?, connections)));
+        Ok(Report { revision, open: open.collect::<Result<_, String>>()? })
     }
 }
