@@ -1,6 +1,6 @@
 mod settings;
 
-use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
+use clap::{ArgGroup, Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use self::settings::{Settings, unusual};
 use super::{
@@ -65,8 +65,27 @@ pub(super) struct CreateArgs {
     format: Format,
 }
 
+/// What an update may name, at least one of them: the fields of [`Change`] and [`Settings`].
+const UPDATES: [&str; 14] = [
+    "publish",
+    "publish_add",
+    "publish_rm",
+    "lb",
+    "affinity",
+    "endpoint_mode",
+    "health",
+    "health_port",
+    "health_interval",
+    "health_timeout",
+    "health_rise",
+    "health_fall",
+    "health_status",
+    "drain",
+];
+
 /// `weft service update`.
 #[derive(Args)]
+#[command(group(ArgGroup::new("update").args(UPDATES).required(true).multiple(true)))]
 pub(super) struct UpdateArgs {
     /// Its name
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -158,7 +177,10 @@ fn table(services: &[ServiceView]) -> Table {
                 Cell::list(&service.vips),
                 Cell::from(replicas(service)),
                 Cell::list(&service.ports),
-                Cell::list(unusual(service).iter().map(|(name, value)| format!("{name}={value}"))),
+                Cell::list(unusual(service).iter().map(|(name, value)| {
+                    // A health check's details are for `inspect`.
+                    format!("{name}={}", value.split_once(' ').map_or(value.as_str(), |(word, _)| word))
+                })),
                 status(service),
             ]
         }),
