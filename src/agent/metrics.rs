@@ -46,6 +46,8 @@ pub(super) struct Metrics {
     connections: IntCounterVec,
     /// Those that were refused because the service had no replica to take them.
     refused: IntCounterVec,
+    /// How often connections were heard of in part only, because there were too many at once.
+    pub(super) flow_pauses: IntCounter,
     growth: Mutex<Growth>,
 }
 
@@ -96,6 +98,10 @@ impl Metrics {
                 "weft_refused_total",
                 "New connections refused at this node because the service had no replica to take them.",
                 &["service", "via"],
+            )?,
+            flow_pauses: counter(
+                "weft_flow_pauses_total",
+                "How often connections were heard of in part only, because there were too many at once.",
             )?,
             growth: Mutex::default(),
             registry,
