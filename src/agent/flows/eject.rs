@@ -43,6 +43,9 @@ pub(in crate::agent) async fn eject_failing(
     tally: Arc<Tally>,
     metrics: Arc<Metrics>,
 ) {
+    if let Err(error) = conntrack.count_bytes() {
+        warn!("{error}; the bytes of connections are not counted");
+    }
     loop {
         match conntrack.listen() {
             Ok(events) => {

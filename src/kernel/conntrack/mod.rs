@@ -17,8 +17,8 @@ use std::{
 pub use self::events::{FlowEvent, FlowEvents, Happening};
 
 use self::socket::ConntrackSocket;
-use super::KernelError;
-use crate::model::Flow;
+use super::{KernelError, sysctl};
+use crate::model::{Flow, Sysctl};
 
 /// Says of a connection whether it is to be forgotten.
 pub type FlowTest = Arc<dyn Fn(&Flow) -> bool + Send + Sync>;
@@ -111,6 +111,36 @@ impl Conntrack {
     /// [`Conntrack::open`], and must have entered the runtime on which the events are waited for.
     pub fn listen(&self) -> Result<FlowEvents, KernelError> {
         FlowEvents::open()
+    }
+
+    /// Lets the kernel count the bytes of connections that begin from now on, in the calling thread's network namespace. A kernel that
+    /// has no such setting counts none. The setting is not taken back: others may read it by then.
+    pub fn count_bytes(&self) -> Result<(), KernelError> {
+        let key = Sysctl("net/netfilter/nf_conntrack_acct".to_owned());
+        match sysctl::read(&key)? {
+            Some(_) => sysctl::write(&key, "1"),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes so far of the connections that are not over, by what `key` calls them; those that it has no name for are left
+    /// out.
+    pub async fn live_bytes<K: Ord + Send + 'static>(
+        &self,
+        key: impl Fn(&Flow) -> Option<K> + Send + 'static,
+    ) -> Result<BTreeMap<K, u64>, KernelError> {
+        self.call("read the kernel's connections", move |socket| {
+            let mut bytes: BTreeMap<K, u64> = BTreeMap::new();
+            socket.dump(|body| {
+                if let Some(flow) = parse::flow(body)
+                    && let Some(key) = key(&flow)
+                {
+                    *bytes.entry(key).or_default() += flow.bytes.unwrap_or(0);
+                }
+            })?;
+            Ok(bytes)
+        })
+        .await
     }
 
     /// How these connections stand now; nothing for one that is over.
