@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use netns_tests::{
-    Topology, scenario,
+    scenario,
     testkit::{Steady, ask_udp},
     wait_until,
 };
