@@ -1,12 +1,16 @@
 //! Scenario 8: a UDP service is redeployed under a steady flow from one source port. While the old replica drains the flow stays
-//! with it; the next datagram after it has gone reaches the new one. Likewise a flow that began before its port was published.
+//! with it; the next datagram after it has gone reaches the new one. Likewise a flow that began before its port was published, and a
+//! TCP client that comes back with the source port of a connection whose replica vanished without a word.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use netns_tests::{
     scenario,
-    testkit::{Steady, ask_udp},
+    testkit::{Steady, ask, ask_udp},
     wait_until,
 };
 
@@ -102,5 +106,39 @@ fn a_flow_from_before_its_port_was_published_comes_in_once_it_is() {
         topology.host(0).weft_ok("service update echo --publish-add 5300:8080/udp")?;
         moves(&flow, "a flow from before", "echo-1", before)?;
         flow.stop()
+    });
+}
+
+#[test]
+fn a_source_port_of_a_vanished_replicas_connection_can_be_used_again() {
+    scenario(3, |topology| {
+        topology.host(0).weft_ok("network create blue --subnet 10.42.0.0/16")?;
+        topology.host(0).weft_ok("service create web --network blue --publish 80:8080")?;
+        for host in topology.hosts() {
+            topology.wait_known(host, "service", "web")?;
+        }
+        let old = topology.host(1).serve("blue", "web-1", "--service web", 8080)?;
+        topology.wait_balanced(80, &["web-1"])?;
+        let client = topology.client();
+        // One source port for all, and no word of the client's when it gives a connection up.
+        client.sysctl("net/ipv4/ip_local_port_range", "40000 40000")?;
+        client.exec("nft add table inet mute")?;
+        client.exec("nft add chain inet mute out { type filter hook output priority 0; }")?;
+        client.exec("nft add rule inet mute out tcp flags & (fin | rst) != 0 drop")?;
+        let server = topology.host(0).at(80);
+        let stream = client.enter(|| Ok(TcpStream::connect_timeout(&server, CONVERGE_BOUND)?))?;
+        ensure!(stream.local_addr()?.port() == 40000, "{:?}", stream.local_addr());
+        // The replica's link goes first, so that its end is heard by nobody.
+        let _new = topology.host(2).serve("blue", "web-2", "--service web", 8080)?;
+        topology.host(1).weft_ok("detach web-1")?;
+        drop(old);
+        let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &abort)?;
+        drop(stream);
+        let answer = wait_until("the port used again reaches the new replica", CONVERGE_BOUND, || {
+            client.enter(|| ask(server, Duration::from_secs(1)))
+        })?;
+        ensure!(answer.replica == "web-2" && answer.client.port() == 40000, "{answer:?}");
+        Ok(())
     });
 }
