@@ -312,6 +312,11 @@ impl Container {
         &self.netns
     }
 
+    /// Takes the replica's program out of it, which ends when the program is dropped.
+    pub fn stop_program(&mut self) -> Option<Process> {
+        self.program.take()
+    }
+
     /// Starts the replica's program in it.
     pub fn start_replica(&mut self, port: u16) -> Result<()> {
         self.program = Some(start_replica(&self.netns, &self.name, port)?);

@@ -1,12 +1,12 @@
 //! What the agent has to know of its own host besides the rows that it manages, and the one thing that it does there
 //! besides them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 
 use crate::{
-    kernel::{Kernel, KernelError, LinuxKernel, LocalPrefix, netns},
+    kernel::{Kernel, KernelError, LinuxKernel, LocalPrefix, conntrack::Conntrack, netns},
     model::{Cluster, HostFacts, MarkMask, NetnsRef, NodeId},
 };
 
@@ -15,6 +15,9 @@ use crate::{
 pub(super) trait Host: Send + Sync {
     /// Its kernel.
     fn kernel(&self) -> Arc<dyn Kernel>;
+
+    /// Its connections, for whoever wants to hear of them; nothing where there are none to hear of.
+    fn conntrack(&self) -> Option<Conntrack>;
 
     /// The facts that the desired state depends on, read anew: an MTU or a kernel setting may have changed.
     async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError>;
@@ -27,6 +30,9 @@ pub(super) trait Host: Send + Sync {
 
     /// All prefixes that this host reaches by other means than weft.
     async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError>;
+
+    /// The addresses of this host, on whichever device.
+    async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError>;
 
     /// See [`netns::inspect`].
     fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError>;
@@ -55,6 +61,10 @@ impl Host for LinuxHost {
         Arc::<LinuxKernel>::clone(&self.kernel)
     }
 
+    fn conntrack(&self) -> Option<Conntrack> {
+        Some(self.kernel.conntrack().clone())
+    }
+
     async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError> {
         let local = cluster.nodes.get(&me).map(|node| node.underlay);
         let underlay_mtu = match local {
@@ -77,6 +87,10 @@ impl Host for LinuxHost {
 
     async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError> {
         self.kernel.local_prefixes().await
+    }
+
+    async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        self.kernel.local_addresses().await
     }
 
     fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError> {

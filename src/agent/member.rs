@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::{
     addressing::Addressing,
+    flows::{eject, forget, tally::Tally},
     follower::{self, Followed, StoreHealth},
     host::Host,
     identity::{Identity, StoreUrl},
@@ -63,6 +64,8 @@ pub(super) struct Member {
     pub(super) host: Arc<dyn Host>,
     /// What this node has found out by itself; whoever finds something out changes its own part.
     pub(super) judgements: watch::Sender<Judgement>,
+    /// What entered the mesh here, by service and replica.
+    pub(super) tally: Arc<Tally>,
     embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
@@ -115,6 +118,10 @@ impl Member {
         let (member, tasks) = Self::assemble(identity, opened, host, metrics);
         {
             let mut running = member.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(conntrack) = member.host.conntrack() {
+                let (weak, tally) = (Arc::downgrade(&member), Arc::clone(&member.tally));
+                running.spawn(eject::eject_failing(weak, conntrack, tally, Arc::clone(metrics)));
+            }
             running.spawn(serve_others(gatekeeper, member.embedded.clone(), door));
             for task in tasks {
                 running.spawn(task);
@@ -146,6 +153,7 @@ impl Member {
             health: followed.health.subscribe(),
             embedded,
             judgements: watch::Sender::default(),
+            tally: Arc::default(),
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
             host: Arc::clone(&host),
@@ -175,6 +183,7 @@ impl Member {
                 }
             }),
             Box::pin(release::release_bereft(Arc::downgrade(&member), reconciler.passes())),
+            Box::pin(forget::forget_stale(Arc::downgrade(&member), reconciler.passes())),
         ];
         (member, tasks)
     }

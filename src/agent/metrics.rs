@@ -13,6 +13,7 @@ use prometheus::{
 };
 use tracing::warn;
 
+use super::flows::tally::Tally;
 use crate::{
     kernel::Kernel,
     model::{Bind, ChainName, Cluster, Connections, Name, PublishedPort},
@@ -46,6 +47,13 @@ pub(super) struct Metrics {
     connections: IntCounterVec,
     /// Those that were refused because the service had no replica to take them.
     refused: IntCounterVec,
+    /// How often connections were heard of in part only, because there were too many at once.
+    pub(super) flow_pauses: IntCounter,
+    /// What entered the mesh here and is over or under way, by service, way in and replica.
+    replica_connections: IntCounterVec,
+    replica_bytes: IntCounterVec,
+    ejections: IntCounterVec,
+    drains: IntCounterVec,
     growth: Mutex<Growth>,
 }
 
@@ -97,6 +105,26 @@ impl Metrics {
                 "New connections refused at this node because the service had no replica to take them.",
                 &["service", "via"],
             )?,
+            flow_pauses: counter(
+                "weft_flow_pauses_total",
+                "How often connections were heard of in part only, because there were too many at once.",
+            )?,
+            replica_connections: counters(
+                "weft_replica_connections_total",
+                "New connections that this node gave to a replica; a sample while weft_flow_pauses_total grows.",
+                &["service", "via", "replica"],
+            )?,
+            replica_bytes: counters(
+                "weft_replica_bytes_total",
+                "Bytes, both directions, of ended connections that entered the mesh at this node; likewise.",
+                &["service", "via", "replica"],
+            )?,
+            ejections: counters(
+                "weft_ejections_total",
+                "How often this node stopped choosing a replica because connections to it failed.",
+                &["service", "replica"],
+            )?,
+            drains: counters("weft_drains_total", "Drains of replicas that this node has seen begin.", &["service"])?,
             growth: Mutex::default(),
             registry,
         })
@@ -115,6 +143,32 @@ impl Metrics {
             let labels = [service.as_str(), via.as_str()];
             self.connections.with_label_values(&labels).inc_by(growth.since_last((chain, "balanced"), balanced));
             self.refused.with_label_values(&labels).inc_by(growth.since_last((chain, "refused"), refused));
+        }
+    }
+
+    /// Shows what was counted of each replica. A replica that is gone has no series any more.
+    pub(super) fn show_tally(&self, tally: &Tally, cluster: &Cluster) {
+        let service = |id| cluster.services.get(&id).map(|service| service.name.to_string());
+        let replica = |id| cluster.endpoints.get(&id).map(|endpoint| endpoint.name.to_string());
+        for family in [&self.replica_connections, &self.replica_bytes, &self.ejections, &self.drains] {
+            family.reset();
+        }
+        for ((id, via, taker), counts) in tally.rows() {
+            let Some(service) = service(id) else { continue };
+            let Some(taker) = taker.map_or_else(|| Some("others".to_owned()), replica) else { continue };
+            let labels = [service, via.to_string(), taker];
+            self.replica_connections.with_label_values(&labels).inc_by(counts.connections);
+            self.replica_bytes.with_label_values(&labels).inc_by(counts.bytes);
+        }
+        for ((id, taker), count) in tally.ejections() {
+            if let (Some(service), Some(taker)) = (service(id), replica(taker)) {
+                self.ejections.with_label_values(&[service, taker]).inc_by(count);
+            }
+        }
+        for (id, count) in tally.drains() {
+            if let Some(service) = service(id) {
+                self.drains.with_label_values(&[service]).inc_by(count);
+            }
         }
     }
 

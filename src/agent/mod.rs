@@ -9,6 +9,7 @@ mod addressing;
 mod config;
 mod configuration;
 mod dry_run;
+mod flows;
 mod follower;
 mod host;
 mod identity;

@@ -283,6 +283,7 @@ impl Operations for Fake {
             weight: 1,
             balanced: true,
             reason: None,
+            traffic: None,
         };
         let suspended = ReplicaView {
             endpoint: "web-2".into(),
@@ -446,6 +447,7 @@ fn service() -> ServiceView {
         replicas_ready: 1,
         replicas_total: 2,
         status: ServiceStatus::Degraded,
+        traffic: None,
     }
 }
 

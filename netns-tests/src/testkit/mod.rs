@@ -5,8 +5,10 @@ mod client;
 mod hold;
 mod load;
 mod replica;
+mod steady;
 
 pub use client::{Answer, ask, ask_udp, fetch};
 pub use hold::{Hold, HoldReport};
 pub use load::{Load, LoadReport};
 pub use replica::serve;
+pub use steady::Steady;

@@ -129,6 +129,7 @@ pub(in crate::agent) async fn gather(agent: &Agent) {
     let Some(cluster) = member.cluster() else { return };
     let metrics = &agent.metrics;
     metrics.count_connections(&*agent.kernel, &cluster).await;
+    metrics.show_tally(&member.tally, &cluster);
     let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.endpoints.set(number(cluster.endpoints_on(member.me()).count()));
     metrics

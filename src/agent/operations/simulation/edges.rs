@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use super::{dice::Dice, executor::step};
 use crate::{
     agent::host::Host,
-    kernel::{FakeKernel, Kernel, KernelError, LocalPrefix},
+    kernel::{FakeKernel, FlowTest, Kernel, KernelError, LocalPrefix, conntrack::Conntrack},
     model::{ChainName, Cluster, Connections, HostFacts, HostState, MarkMask, NetnsRef, NodeId},
     plan::Step,
     store::{LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch, memory::MemoryStore},
@@ -153,6 +153,11 @@ impl Kernel for SteppedKernel {
         step().await;
         self.0.open_connections(replicas).await
     }
+
+    async fn forget_flows(&self, is_stale: FlowTest) -> Result<u32, KernelError> {
+        step().await;
+        self.0.forget_flows(is_stale).await
+    }
 }
 
 /// A host in memory. It outlives its agents.
@@ -215,6 +220,10 @@ impl Host for FakeHost {
         Arc::new(SteppedKernel(Arc::clone(&self.kernel)))
     }
 
+    fn conntrack(&self) -> Option<Conntrack> {
+        None
+    }
+
     async fn facts(&self, _: NodeId, _: &Cluster) -> Result<HostFacts, KernelError> {
         Ok(Self::facts())
     }
@@ -230,6 +239,10 @@ impl Host for FakeHost {
 
     async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError> {
         Ok(vec![])
+    }
+
+    async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        Ok(BTreeSet::new())
     }
 
     fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError> {
