@@ -4,6 +4,6 @@ mod balanced;
 mod slots;
 mod tables;
 
-pub use balanced::{Balancing, balancing, is_alive};
+pub use balanced::{Balancing, balancing, balancing_among, is_alive};
 pub use slots::{SLOTS_MAX, interleave};
 pub use tables::tables;
