@@ -23,6 +23,7 @@ use super::{
     host::Host,
     identity::{Identity, StoreUrl},
     metrics::Metrics,
+    naming::Naming,
     operations::release,
     presence,
     reconciler::{Reconciler, Work},
@@ -63,6 +64,8 @@ pub(super) struct Member {
     pub(super) host: Arc<dyn Host>,
     /// What this node has found out by itself; whoever finds something out changes its own part.
     pub(super) judgements: watch::Sender<Judgement>,
+    /// The names of services and endpoints, as this node's containers are told them.
+    pub(super) naming: Naming,
     embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
@@ -146,6 +149,7 @@ impl Member {
             health: followed.health.subscribe(),
             embedded,
             judgements: watch::Sender::default(),
+            naming: Naming::default(),
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
             host: Arc::clone(&host),
@@ -177,6 +181,11 @@ impl Member {
             Box::pin(release::release_bereft(Arc::downgrade(&member), reconciler.passes())),
         ];
         (member, tasks)
+    }
+
+    /// Runs one more task for as long as the membership lives.
+    pub(super) fn also_run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
     }
 
     /// This node.

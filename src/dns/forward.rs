@@ -43,7 +43,11 @@ pub(super) struct Forwarder {
 
 impl Forwarder {
     pub(super) fn new(resolv_conf: PathBuf, tally: Arc<dyn Tally>) -> Self {
-        Self { resolvers: Resolvers::new(resolv_conf), under_way: Budget::new(UNDER_WAY_MAX, UNDER_WAY_EACH_MAX), tally }
+        Self {
+            resolvers: Resolvers::new(resolv_conf),
+            under_way: Budget::new(UNDER_WAY_MAX, UNDER_WAY_EACH_MAX),
+            tally,
+        }
     }
 
     /// The right to one question; nothing if too many are under way.

@@ -1,11 +1,9 @@
 //! Questions as bytes (RFC 1035, 4; EDNS: RFC 6891).
 
-use domain::{
-    base::{
-        Message, ParsedName, Rtype,
-        iana::{Class, Opcode, Rcode},
-        opt::{Opt, OptRecord},
-    },
+use domain::base::{
+    Message, ParsedName, Rtype,
+    iana::{Class, Opcode, Rcode},
+    opt::{Opt, OptRecord},
 };
 
 use super::Way;

@@ -104,7 +104,9 @@ async fn serve_at(address: IpAddr, shared: Arc<Shared>, trouble: &watch::Sender<
         };
         if let Err(error) = ended {
             let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => "; another resolver listens on every address of this host: let it listen on its own alone",
+                io::ErrorKind::AddrInUse => {
+                    "; another resolver listens on every address of this host: let it listen on its own alone"
+                }
                 _ => "",
             };
             let message = format!("containers get no answers from the names server at {at}: {error}{hint}");

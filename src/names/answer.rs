@@ -95,12 +95,9 @@ impl Zone {
             return self.reverse(asker, labels, kind).unwrap_or(outside);
         }
         let found = asker.networks.iter().find_map(|network| self.within(*network, labels, kind));
-        let answer = match found.or_else(|| self.qualified(asker, labels, kind)) {
-            Some(answer) => answer,
-            // The host's own resolvers may know a single label, by their search domains or by other means; and of longer names
-            // they are the only ones to know anything.
-            None => return outside,
-        };
+        // The host's own resolvers may know a single label, by their search domains or by other means; and of longer names they
+        // are the only ones to know anything.
+        let Some(answer) = found.or_else(|| self.qualified(asker, labels, kind)) else { return outside };
         rotated(answer, turn)
     }
 
@@ -243,7 +240,3 @@ fn protocol_of(label: &str) -> Option<L4> {
 fn text(label: &[u8]) -> Option<&str> {
     std::str::from_utf8(label).ok()
 }
-
-#[cfg(test)]
-#[path = "answer_tests.rs"]
-mod tests;

@@ -104,7 +104,7 @@ impl Zone {
             .values()
             .flat_map(|network| network.subnets.iter().map(|subnet| (subnet.prefix, network.id)))
             .collect();
-        Self { networks, network_ids, balanced, owners, askers, prefixes, cluster }
+        Self { cluster, networks, network_ids, balanced, owners, askers, prefixes }
     }
 
     /// The store's revision that it was built from.
