@@ -16,22 +16,17 @@ mod server;
 mod tcp;
 mod udp;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 pub use forward::is_reply;
 pub use resolvers::parse as parse_resolv_conf;
 pub use respond::{Reaction, Way, failure, respond};
 pub use server::{Service, Trouble, serve};
 
-/// Where every node answers in IPv4: the containers' gateway, which is link-local and so nobody else's (RFC 3927).
-pub const ADDRESS_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+use crate::model::Network;
 
-/// Where every node answers in IPv6: a unique local address (RFC 4193), because a link-local one would need a scope in
-/// `resolv.conf`, which not every libc takes.
-pub const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0x6566, 0, 0, 0, 0, 0, 1);
-
-/// Both.
-pub const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(ADDRESS_V4), IpAddr::V6(ADDRESS_V6)];
+/// Where every node answers.
+pub const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Network::RESOLVER_V4), IpAddr::V6(Network::RESOLVER_V6)];
 
 /// The port of DNS (RFC 1035, 4.2).
 pub const PORT: u16 = 53;

@@ -4,9 +4,11 @@
 mod client;
 mod hold;
 mod load;
+mod names;
 mod replica;
 
 pub use client::{Answer, ask, ask_udp, fetch};
 pub use hold::{Hold, HoldReport};
 pub use load::{Load, LoadReport};
+pub use names::{UPSTREAM_ANSWER, resolve, serve_names};
 pub use replica::serve;
