@@ -24,6 +24,7 @@ use super::{
     host::Host,
     identity::{Identity, StoreUrl},
     metrics::Metrics,
+    naming::Naming,
     operations::release,
     presence,
     reconciler::{Reconciler, Work},
@@ -66,6 +67,8 @@ pub(super) struct Member {
     pub(super) judgements: watch::Sender<Judgement>,
     /// What entered the mesh here, by service and replica.
     pub(super) tally: Arc<Tally>,
+    /// The names of services and endpoints, as this node's containers are told them.
+    pub(super) naming: Naming,
     embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
@@ -154,6 +157,7 @@ impl Member {
             embedded,
             judgements: watch::Sender::default(),
             tally: Arc::default(),
+            naming: Naming::default(),
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
             host: Arc::clone(&host),
@@ -186,6 +190,11 @@ impl Member {
             Box::pin(forget::forget_stale(Arc::downgrade(&member), reconciler.passes())),
         ];
         (member, tasks)
+    }
+
+    /// Runs one more task for as long as the membership lives.
+    pub(super) fn also_run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
     }
 
     /// This node.

@@ -1,5 +1,7 @@
 //! What the agent counts, by the prometheus crate, and the small server that shows it at `/metrics`.
 
+mod questions;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -54,6 +56,8 @@ pub(super) struct Metrics {
     replica_bytes: IntCounterVec,
     ejections: IntCounterVec,
     drains: IntCounterVec,
+    /// Questions for names.
+    pub(super) questions: Arc<questions::Questions>,
     growth: Mutex<Growth>,
 }
 
@@ -125,6 +129,7 @@ impl Metrics {
                 &["service", "replica"],
             )?,
             drains: counters("weft_drains_total", "Drains of replicas that this node has seen begin.", &["service"])?,
+            questions: Arc::new(questions::Questions::new(&registry)?),
             growth: Mutex::default(),
             registry,
         })

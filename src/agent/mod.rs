@@ -15,6 +15,7 @@ mod host;
 mod identity;
 mod member;
 mod metrics;
+mod naming;
 mod operations;
 mod presence;
 mod reconciler;
@@ -139,6 +140,10 @@ impl Agent {
     }
 
     async fn set_membership(&self, member: Option<Arc<Member>>) {
+        if let Some(member) = &member {
+            let tally = Arc::clone(&self.metrics.questions);
+            naming::start(member, self.config.resolv_conf.clone(), tally);
+        }
         *self.trouble.write().await = None;
         *self.member.write().await = member;
     }

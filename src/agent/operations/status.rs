@@ -90,6 +90,7 @@ fn reconcile(agent: &Agent, member: &Member) -> Option<ReconcileView> {
 
 async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> Vec<String> {
     let mut warnings = agent.config.not_applied(&member.identity);
+    warnings.extend(member.naming.troubles());
     match &*member.health.borrow() {
         StoreHealth::Away(reason) => {
             warnings.push(format!("the store is away: what runs keeps running, changes are refused ({reason})"));
