@@ -3,6 +3,7 @@ use std::{num::NonZeroU16, path::PathBuf};
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
+    named_netns::NamedNetns,
     output::{Cell, Format, Sheet, Table},
     progress::waiting,
 };
@@ -90,7 +91,11 @@ impl EndpointArgs {
     /// Detaches it and returns what to print.
     pub(super) async fn detach(self, agent: &impl Operations) -> Result<String, Refusal> {
         let Self { endpoint } = self;
+        let netns = NamedNetns::left_by(agent, &endpoint).await;
         waiting(&format!("detaching {endpoint}"), agent.detach(&endpoint)).await?;
+        if let Some(netns) = netns {
+            netns.remove_resolv_conf();
+        }
         Ok(format!("endpoint {endpoint} detached\n"))
     }
 }
@@ -100,18 +105,16 @@ impl AttachArgs {
     pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         let Self { target, network, name, aliases, service, ip, ifname, weight, format } = self;
         let what = format!("attaching to {network}");
-        let request = AttachRequest {
-            netns: target.resolve()?,
-            network,
-            name,
-            aliases,
-            service,
-            ip,
-            ifname,
-            weight,
-            loopback_up: false,
+        let netns = target.resolve()?;
+        let named = match &netns {
+            NetnsTarget::Path(path) => NamedNetns::of_path(path),
+            NetnsTarget::Pid(_) => None,
         };
+        let request = AttachRequest { netns, network, name, aliases, service, ip, ifname, weight, loopback_up: false };
         let reply = waiting(&what, agent.attach(request)).await?;
+        if let Some(named) = named {
+            named.write_resolv_conf(&reply.endpoint);
+        }
         format.show(&reply, |reply| {
             let verb = if reply.created { "attached" } else { "already attached" };
             format!("endpoint {} {verb}: {}", reply.endpoint.name, reply.endpoint.addresses.join(", "))

@@ -11,9 +11,9 @@ mod stale;
 mod tables;
 
 pub use attempts::Attempts;
+pub use balanced::{Balancing, balancing, balancing_among, is_alive};
 pub use ejection::{Ejections, Outcome};
 pub use roster::{Roster, Spread, Via, candidates};
-pub use balanced::{Balancing, balancing, balancing_among, is_alive};
 pub use slots::{SLOTS_MAX, interleave};
 pub use source::{SOURCE_SLOTS, share_out};
 pub use stale::StaleFlows;

@@ -1,12 +1,16 @@
 //! The replica and its clients as a program, for namespaces that only a command can enter.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use netns_tests::testkit::{ask, ask_udp, serve, serve_names};
 
 const USAGE: &str = "usage: weft-testkit serve PORT [NAME]   answer on PORT, TCP (HTTP and lines) and UDP
-       weft-testkit get ADDR:PORT [N]     N requests, each on a connection of its own
+       weft-testkit get ADDR:PORT [N]     N requests (or NAME:PORT), each on a connection of its own
        weft-testkit udp ADDR:PORT [N]     N datagrams, each from a socket of its own
        weft-testkit names ADDR:PORT       a resolver that knows every name";
 
@@ -41,7 +45,8 @@ fn repeat(
     count: &[&str],
     request: impl Fn(SocketAddr) -> Result<netns_tests::testkit::Answer>,
 ) -> Result<()> {
-    let server: SocketAddr = server.parse().with_context(|| format!("{server:?} is not ADDR:PORT"))?;
+    let server = server.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    let server = server.with_context(|| format!("{words:?} is not ADDR:PORT or NAME:PORT", words = server))?;
     for _ in 0..count.first().map_or(Ok(1), |count| number(count))? {
         let answer = request(server)?;
         println!("replica={} client={}", answer.replica, answer.client);
