@@ -1,6 +1,8 @@
 //! The front door: which replicas take connections, and the rows that spread new connections over them.
 
 mod balanced;
+pub mod health;
+pub mod peers;
 mod slots;
 mod tables;
 
