@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::{
     addressing::Addressing,
     follower::{self, Followed, StoreHealth},
+    health::{self, Findings},
     host::Host,
     identity::{Identity, StoreUrl},
     metrics::Metrics,
@@ -63,6 +64,8 @@ pub(super) struct Member {
     pub(super) host: Arc<dyn Host>,
     /// What this node has found out by itself; whoever finds something out changes its own part.
     pub(super) judgements: watch::Sender<Judgement>,
+    /// What else it has found out.
+    pub(super) findings: Arc<Findings>,
     embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
@@ -146,6 +149,7 @@ impl Member {
             health: followed.health.subscribe(),
             embedded,
             judgements: watch::Sender::default(),
+            findings: Arc::default(),
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
             host: Arc::clone(&host),
@@ -159,11 +163,23 @@ impl Member {
             judgements: member.judgements.subscribe(),
             metrics: Arc::clone(metrics),
         };
+        let heals = watch::Sender::new(0);
+        let watchful = health::Work {
+            me: identity.node,
+            host: Arc::clone(&host),
+            store: Arc::clone(&store),
+            holds_store: holder_of(&identity),
+            clusters: followed.cluster.subscribe(),
+            judgements: member.judgements.clone(),
+            heals: heals.clone(),
+            findings: Arc::clone(&member.findings),
+            metrics: Arc::clone(metrics),
+        };
         let running = Arc::clone(&reconciler);
         let woken = Arc::clone(&reconciler);
-        let tasks: Vec<BoxFuture<'static, ()>> = vec![
-            Box::pin(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics))),
-            Box::pin(presence::keep(store, identity, lease)),
+        let mut tasks: Vec<BoxFuture<'static, ()>> = vec![
+            Box::pin(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics), heals.subscribe())),
+            Box::pin(presence::keep(store, identity, lease, heals.subscribe())),
             Box::pin(async move { running.run(work).await }),
             Box::pin(async move {
                 loop {
@@ -176,6 +192,7 @@ impl Member {
             }),
             Box::pin(release::release_bereft(Arc::downgrade(&member), reconciler.passes())),
         ];
+        tasks.extend(health::tasks(watchful));
         (member, tasks)
     }
 
@@ -186,13 +203,7 @@ impl Member {
 
     /// Whether a node holds the cluster's embedded store.
     pub(super) fn holds_store(&self, node: &Node) -> bool {
-        match &self.identity.store {
-            StoreUrl::Embedded => node.id == self.me(),
-            StoreUrl::Etcd(endpoints) => {
-                let face = SocketAddr::new(node.underlay, PEER_PORT).to_string();
-                endpoints.contains(&face)
-            }
-        }
+        holds_store(&self.identity, node)
     }
 
     /// What this node has found out by itself.
@@ -228,6 +239,22 @@ impl Member {
             embedded.close().await;
         }
     }
+}
+
+fn holds_store(identity: &Identity, node: &Node) -> bool {
+    match &identity.store {
+        StoreUrl::Embedded => node.id == identity.node,
+        StoreUrl::Etcd(endpoints) => {
+            let face = SocketAddr::new(node.underlay, PEER_PORT).to_string();
+            endpoints.contains(&face)
+        }
+    }
+}
+
+/// Finds the node that holds the cluster's embedded store.
+fn holder_of(identity: &Identity) -> Arc<dyn Fn(&Cluster) -> Option<NodeId> + Send + Sync> {
+    let identity = identity.clone();
+    Arc::new(move |cluster| cluster.nodes.values().find(|node| holds_store(&identity, node)).map(|node| node.id))
 }
 
 /// Answers other nodes for ever: who wants to join, and on the node that holds the store everybody else too.

@@ -10,6 +10,7 @@ mod config;
 mod configuration;
 mod dry_run;
 mod follower;
+mod health;
 mod host;
 mod identity;
 mod member;

@@ -177,5 +177,6 @@ fn sheet(endpoint: &EndpointView) -> Sheet {
         .with("Weight", endpoint.weight.to_string())
         .with("Namespace", endpoint.netns.as_str())
         .with("Device", format!("{}, MAC {}", endpoint.ifname, endpoint.mac))
+        .with("Last failed probe", Cell::optional(endpoint.fault.as_ref()))
         .with("Host's device", endpoint.link.as_str())
 }

@@ -62,8 +62,8 @@ struct Peer {
 /// What is known of a peer, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerReport {
-    /// Whether it has answered at all since it is asked.
-    pub has_answered: bool,
+    /// Whether it has left all echoes unanswered since the first one was sent, so that there is no telling whether it would.
+    pub is_mute: bool,
     /// Whether it is silent.
     pub is_silent: bool,
     /// How long its last answer took.
@@ -141,7 +141,7 @@ impl Peers {
     /// All peers.
     pub fn reports(&self) -> BTreeMap<NodeId, PeerReport> {
         let report = |peer: &Peer| PeerReport {
-            has_answered: peer.round_trip.is_some(),
+            is_mute: peer.round_trip.is_none() && peer.unanswered >= UNANSWERED_MAX,
             is_silent: peer.is_silent,
             round_trip: peer.round_trip,
         };
@@ -250,7 +250,7 @@ mod tests {
             peers.turn(ECHO_INTERVAL * turn);
         }
         assert_eq!(peers.silent(), nodes(2..=2));
-        assert!(!peers.reports()[&NodeId::new(3).unwrap()].has_answered);
+        assert!(peers.reports()[&NodeId::new(3).unwrap()].is_mute);
         peers.watch(&nodes(3..=3));
         assert_eq!(peers.silent(), BTreeSet::new());
     }

@@ -431,6 +431,7 @@ fn endpoint() -> EndpointView {
         netns: "/run/netns/web1".into(),
         link: "weft.00000000a1".into(),
         mac: "02:00:0a:c9:00:01".into(),
+        fault: None,
     }
 }
 

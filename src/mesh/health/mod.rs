@@ -7,4 +7,4 @@ mod pulse;
 mod rounds;
 
 pub use pulse::Pulse;
-pub use rounds::{Question, Rounds};
+pub use rounds::{Answer, Question, Rounds};

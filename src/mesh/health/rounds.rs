@@ -41,6 +41,17 @@ pub struct Question {
     ticket: u64,
 }
 
+/// What came of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The replica takes connections.
+    Good,
+    /// It does not, and what is wrong.
+    Bad(String),
+    /// It was not asked, for a reason that says nothing about it.
+    NotAsked(String),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Replica {
     check: HealthCheck,
@@ -151,9 +162,9 @@ impl Rounds {
         Some(Question { replica: id, check, target, ticket: self.asked_ever })
     }
 
-    /// The answer to a question: good, or what was wrong. Gives the replica's new state if that has changed by it. Answers to
-    /// questions that nobody asks any more are passed over.
-    pub fn answer(&mut self, question: &Question, answer: Result<(), String>) -> Option<EndpointState> {
+    /// The answer to a question. Gives the replica's new state if that has changed by it. Answers to questions that nobody asks
+    /// any more are passed over.
+    pub fn answer(&mut self, question: &Question, answer: Answer) -> Option<EndpointState> {
         let id = question.replica;
         let replica = self.replicas.get_mut(&id).filter(|replica| replica.open == Some(question.ticket))?;
         let before = replica.pulse.state();
@@ -164,8 +175,11 @@ impl Rounds {
             return None;
         }
         replica.answers = replica.answers.saturating_add(1);
-        replica.pulse = replica.pulse.after(answer.is_ok(), &replica.check);
-        replica.fault = answer.err();
+        (replica.pulse, replica.fault) = match answer {
+            Answer::Good => (replica.pulse.after(true, &replica.check), None),
+            Answer::Bad(fault) => (replica.pulse.after(false, &replica.check), Some(fault)),
+            Answer::NotAsked(fault) => (replica.pulse, Some(fault)),
+        };
         let is_young = before == EndpointState::Starting && replica.answers <= STARTING_TIMES;
         let usual = replica.check.interval.max(HealthCheck::INTERVAL_MIN);
         let interval = if is_young { usual.min(STARTING_INTERVAL) } else { usual };
@@ -180,6 +194,11 @@ impl Rounds {
     pub fn verdicts(&self) -> BTreeMap<EndpointId, EndpointState> {
         let checked = self.replicas.iter().map(|(id, replica)| (*id, replica.pulse.state()));
         checked.chain(self.unchecked.iter().map(|id| (*id, EndpointState::Ready))).collect()
+    }
+
+    /// What is wrong with a replica, if its last answer was bad.
+    pub fn fault_of(&self, id: EndpointId) -> Option<&str> {
+        self.replicas.get(&id)?.fault.as_deref()
     }
 
     /// What is wrong with each replica whose last answer was bad, or that cannot be asked.
@@ -276,7 +295,7 @@ mod tests {
     fn run(
         rounds: &mut Rounds,
         end: Duration,
-        answer: impl Fn(EndpointId) -> Result<(), String>,
+        answer: impl Fn(EndpointId) -> Answer,
     ) -> BTreeMap<EndpointId, Vec<Duration>> {
         let mut asked: BTreeMap<EndpointId, Vec<Duration>> = BTreeMap::new();
         while let Some(due) = rounds.next_due().filter(|due| *due <= end) {
@@ -291,15 +310,15 @@ mod tests {
     fn a_new_replica_is_asked_often_until_it_is_ready() {
         let mut rounds = Rounds::default();
         rounds.follow(&cluster(&[Starting]), me(), Duration::ZERO);
-        let asked = run(&mut rounds, Duration::from_secs(5), |_| Err("refused".to_owned()));
+        let asked = run(&mut rounds, Duration::from_secs(5), |_| Answer::Bad("refused".to_owned()));
         assert!((23..=28).contains(&asked[&EndpointId(1)].len()), "{asked:?}");
         assert_eq!(state_of(&rounds, 1), Some(Starting));
         assert_eq!(rounds.faults()[&EndpointId(1)], "refused");
         let question = rounds.ask(rounds.next_due().unwrap()).unwrap();
         assert_eq!(question.target, "10.9.0.1:8080".parse().unwrap());
-        assert_eq!(rounds.answer(&question, Ok(())), Some(Ready));
+        assert_eq!(rounds.answer(&question, Answer::Good), Some(Ready));
         assert!(rounds.faults().is_empty());
-        let asked = run(&mut rounds, Duration::from_secs(105), |_| Ok(()));
+        let asked = run(&mut rounds, Duration::from_secs(105), |_| Answer::Good);
         assert!((48..=52).contains(&asked[&EndpointId(1)].len()), "{asked:?}");
     }
 
@@ -307,8 +326,8 @@ mod tests {
     fn one_that_never_gets_ready_is_asked_at_its_own_pace_in_the_end() {
         let mut rounds = Rounds::default();
         rounds.follow(&cluster(&[Starting]), me(), Duration::ZERO);
-        run(&mut rounds, Duration::from_secs(20), |_| Err(String::new()));
-        let late = run(&mut rounds, Duration::from_secs(120), |_| Err(String::new()));
+        run(&mut rounds, Duration::from_secs(20), |_| Answer::Bad(String::new()));
+        let late = run(&mut rounds, Duration::from_secs(120), |_| Answer::Bad(String::new()));
         assert!((48..=52).contains(&late[&EndpointId(1)].len()), "{late:?}");
     }
 
@@ -317,7 +336,7 @@ mod tests {
         let mut rounds = Rounds::default();
         rounds.follow(&cluster(&[Ready; 1000]), me(), Duration::ZERO);
         assert!(rounds.verdicts().values().all(|state| *state == Ready));
-        let asked = run(&mut rounds, INTERVAL, |_| Ok(()));
+        let asked = run(&mut rounds, INTERVAL, |_| Answer::Good);
         assert!(asked.len() >= 1000 - 2);
         let mut in_tenths = [0; 21];
         for time in asked.values().flatten() {
@@ -335,10 +354,10 @@ mod tests {
         let (first, second) = (rounds.ask(now).unwrap(), rounds.ask(now).unwrap());
         assert_ne!(first.replica, second.replica);
         assert_eq!((rounds.ask(now), rounds.next_due()), (None, None));
-        assert_eq!(rounds.answer(&second, Ok(())), Some(Ready));
+        assert_eq!(rounds.answer(&second, Answer::Good), Some(Ready));
         assert_eq!(rounds.ask(now + INTERVAL * 2).unwrap().replica, second.replica);
-        assert_eq!(rounds.answer(&second, Ok(())), None, "answered twice");
-        assert_eq!(rounds.answer(&first, Ok(())), Some(Ready));
+        assert_eq!(rounds.answer(&second, Answer::Good), None, "answered twice");
+        assert_eq!(rounds.answer(&first, Answer::Good), Some(Ready));
     }
 
     #[test]
@@ -357,7 +376,7 @@ mod tests {
         // Never two questions at once, and an answer to the old one is none to the new one.
         assert_eq!(rounds.ask(INTERVAL * 9), None);
         for question in &old {
-            assert_eq!(rounds.answer(question, Ok(())), None);
+            assert_eq!(rounds.answer(question, Answer::Good), None);
         }
         assert_eq!(rounds.verdicts(), checked);
         assert!(matches!(rounds.ask(INTERVAL * 9).unwrap().check.probe, Probe::Http { .. }));
@@ -376,7 +395,7 @@ mod tests {
         set(&mut cluster, Some(check(Probe::Tcp)));
         rounds.follow(&cluster, me(), INTERVAL * 10);
         assert!(rounds.verdicts().values().all(|state| *state == Ready));
-        run(&mut rounds, INTERVAL * 13, |id| if id.0 == 1 { Err(String::new()) } else { Ok(()) });
+        run(&mut rounds, INTERVAL * 13, |id| if id.0 == 1 { Answer::Bad(String::new()) } else { Answer::Good });
         assert_eq!((state_of(&rounds, 1), state_of(&rounds, 2)), (Some(Unhealthy), Some(Ready)));
     }
 

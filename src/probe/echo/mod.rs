@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     io,
     net::{Ipv4Addr, SocketAddrV4},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::AsRawFd,
 };
 
 use nix::{
@@ -14,7 +14,7 @@ use nix::{
         socket, sockopt,
     },
 };
-use tokio::io::unix::AsyncFd;
+use tokio::{io::Interest, net::UdpSocket};
 
 /// Room for the answers of a full turn that nobody has read yet, and for the echoes that others send us, of which the socket
 /// gets copies: about a thousand packets at what the kernel counts for a small one.
@@ -39,7 +39,9 @@ pub struct Echo {
 /// opened.
 #[derive(Debug)]
 pub struct EchoSocket {
-    socket: AsyncFd<OwnedFd>,
+    /// A raw socket. Tokio has no name for one, and what it knows of UDP sockets (to wait until there is something to read) is the
+    /// same for both.
+    socket: UdpSocket,
     /// Random bits: answers to others' echoes do not have them.
     cookie: u64,
 }
@@ -53,7 +55,7 @@ impl EchoSocket {
         bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
         // The default serves as well while there are few peers.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
-        Ok(Self { socket: AsyncFd::register(socket)?, cookie })
+        Ok(Self { socket: UdpSocket::from_std(socket.into())?, cookie })
     }
 
     /// Sends an echo. Its answer brings `stamp` back.
@@ -66,13 +68,8 @@ impl EchoSocket {
 
     /// Waits until there are answers, and takes them.
     pub async fn answers(&self) -> io::Result<Vec<Echo>> {
-        loop {
-            let mut ready = self.socket.readable().await?;
-            match ready.try_io(|_| self.take().and_then(|taken| taken.ok_or_else(|| Errno::EWOULDBLOCK.into()))) {
-                Ok(answers) => return answers,
-                Err(_would_block) => {}
-            }
-        }
+        let take = || self.take().and_then(|taken| taken.ok_or_else(|| Errno::EWOULDBLOCK.into()));
+        self.socket.async_io(Interest::READABLE, take).await
     }
 
     /// Takes the answers that have arrived.
