@@ -11,6 +11,7 @@ mod configuration;
 mod dry_run;
 mod flows;
 mod follower;
+mod health;
 mod host;
 mod identity;
 mod member;

@@ -5,6 +5,8 @@ mod balanced;
 mod doors;
 mod ejection;
 mod roster;
+pub mod health;
+pub mod peers;
 mod slots;
 mod source;
 mod stale;

@@ -392,6 +392,7 @@ fn node_1() -> NodeView {
         name: "n1".into(),
         address: "192.0.2.1".into(),
         status: NodeStatus::Ready,
+        reachable: None,
         availability: Availability::Active,
         labels: BTreeMap::from([("zone".into(), "a".into())]),
         store: true,
@@ -407,6 +408,7 @@ fn node_2() -> NodeView {
         name: "n2".into(),
         address: "192.0.2.2".into(),
         status: NodeStatus::Suspended,
+        reachable: None,
         availability: Availability::Drain,
         labels: BTreeMap::new(),
         store: false,
@@ -497,6 +499,7 @@ fn endpoint() -> EndpointView {
         netns: "/run/netns/web1".into(),
         link: "weft.00000000a1".into(),
         mac: "02:00:0a:c9:00:01".into(),
+        fault: None,
     }
 }
 
