@@ -10,6 +10,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -56,6 +57,7 @@ struct Inner {
     attempts: Vec<Attempt>,
     faults: Faults,
     failing_observations: usize,
+    open_connections: BTreeMap<IpAddr, u32>,
 }
 
 impl FakeKernel {
@@ -94,6 +96,11 @@ impl FakeKernel {
     /// Lets the next `count` observations fail.
     pub fn fail_observations(&self, count: usize) {
         self.lock().failing_observations = count;
+    }
+
+    /// Says how many connections are open to a container's address; until then none are.
+    pub fn set_open_connections(&self, replica: IpAddr, count: u32) {
+        self.lock().open_connections.insert(replica, count);
     }
 
     /// Every step since the last call, done or refused, in order.
@@ -138,6 +145,11 @@ impl Kernel for FakeKernel {
     /// Nothing: no packet ever passes here.
     async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
         Ok(BTreeMap::new())
+    }
+
+    async fn open_connections(&self, replicas: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        let open = &self.lock().open_connections;
+        Ok(replicas.iter().map(|replica| (*replica, open.get(replica).copied().unwrap_or(0))).collect())
     }
 }
 

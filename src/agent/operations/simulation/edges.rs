@@ -2,7 +2,7 @@
 //! a step of its own, and may fail as the dice say.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -147,6 +147,11 @@ impl Kernel for SteppedKernel {
     async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
         step().await;
         self.0.connections().await
+    }
+
+    async fn open_connections(&self, replicas: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        step().await;
+        self.0.open_connections(replicas).await
     }
 }
 
