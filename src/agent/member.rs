@@ -26,6 +26,7 @@ use super::{
     operations::release,
     presence,
     reconciler::{Reconciler, Work},
+    report,
 };
 use crate::{
     model::{Cluster, Judgement, Node, NodeId},
@@ -63,6 +64,7 @@ pub(super) struct Member {
     pub(super) host: Arc<dyn Host>,
     /// What this node has found out by itself; whoever finds something out changes its own part.
     pub(super) judgements: watch::Sender<Judgement>,
+    pub(super) metrics: Arc<Metrics>,
     embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
@@ -146,6 +148,7 @@ impl Member {
             health: followed.health.subscribe(),
             embedded,
             judgements: watch::Sender::default(),
+            metrics: Arc::clone(metrics),
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
             host: Arc::clone(&host),
@@ -159,12 +162,21 @@ impl Member {
             judgements: member.judgements.subscribe(),
             metrics: Arc::clone(metrics),
         };
+        let reporting = report::Work {
+            me: identity.node,
+            store: Arc::clone(&store),
+            lease: Arc::clone(&lease),
+            kernel: host.kernel(),
+            clusters: followed.cluster.subscribe(),
+            passes: reconciler.passes(),
+        };
         let running = Arc::clone(&reconciler);
         let woken = Arc::clone(&reconciler);
         let tasks: Vec<BoxFuture<'static, ()>> = vec![
             Box::pin(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics))),
             Box::pin(presence::keep(store, identity, lease)),
             Box::pin(async move { running.run(work).await }),
+            Box::pin(report::keep(reporting)),
             Box::pin(async move {
                 loop {
                     if let Err(error) = host.changed().await {

@@ -46,6 +46,8 @@ pub(super) struct Metrics {
     connections: IntCounterVec,
     /// Those that were refused because the service had no replica to take them.
     refused: IntCounterVec,
+    /// Replicas that left balancing by way of this node, by service and by how it went: `done`, or `cut_short`.
+    pub(super) drains: IntCounterVec,
     growth: Mutex<Growth>,
 }
 
@@ -96,6 +98,11 @@ impl Metrics {
                 "weft_refused_total",
                 "New connections refused at this node because the service had no replica to take them.",
                 &["service", "via"],
+            )?,
+            drains: counters(
+                "weft_drains_total",
+                "Drains that were asked for at this node and have ended: done, cut_short (a node had not confirmed or connections were open when their time was over), or forced.",
+                &["service", "outcome"],
             )?,
             growth: Mutex::default(),
             registry,

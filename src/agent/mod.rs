@@ -17,6 +17,7 @@ mod metrics;
 mod operations;
 mod presence;
 mod reconciler;
+mod report;
 mod views;
 
 pub use dry_run::dry_run;

@@ -27,11 +27,6 @@ pub fn has_confirmed(cluster: &Cluster, node: NodeId, revision: u64) -> bool {
     cluster.reports.get(&node).is_some_and(|report| report.revision >= revision)
 }
 
-/// The revision that a node has to confirm and has not; nothing if nothing drains that it has not confirmed.
-pub fn to_confirm(cluster: &Cluster, node: NodeId) -> Option<u64> {
-    cluster.drains.values().max().copied().filter(|newest| !has_confirmed(cluster, node, *newest))
-}
-
 /// The connections still open to a draining replica, as its node has counted them after every live node had taken it out
 /// of balancing; nothing while that is not known.
 pub fn open_connections(cluster: &Cluster, replica: &Endpoint) -> Option<u32> {

@@ -6,6 +6,6 @@ mod slots;
 mod tables;
 
 pub use balanced::{Balancing, balancing, is_alive};
-pub use draining::{drained_since, draining_on, has_confirmed, open_connections, to_confirm, unconfirmed};
+pub use draining::{drained_since, draining_on, has_confirmed, open_connections, unconfirmed};
 pub use slots::{SLOTS_MAX, interleave};
 pub use tables::tables;

@@ -6,7 +6,9 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Block, Draining, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Report, Service, ServiceId};
+use super::{
+    Block, Draining, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Report, Service, ServiceId,
+};
 
 /// The prefix from which networks are cut when nobody names another: `weft init --pool`.
 pub const DEFAULT_POOL: &str = "10.201.0.0/16";

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Refusal;
 
 mod cluster;
+mod drain;
 mod endpoint;
 mod network;
 mod node;
@@ -17,6 +18,7 @@ pub use cluster::{
     ClusterView, DataPlaneView, DownReply, ErrorBody, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest,
     Membership, ReconcileView, StatusView, StoreState, StoreView, TokenView, UnreadableView,
 };
+pub use drain::{DetachRequest, DrainReply, DrainRequest, DrainView, DrainingReplica};
 pub use endpoint::{AttachReply, AttachRequest, DEFAULT_IFNAME, EndpointState, EndpointView, NetnsTarget};
 pub use network::{BlockView, NetworkCreateReply, NetworkCreateRequest, NetworkView, SubnetView};
 pub use node::{Availability, AvailabilityRequest, NodeLabelRequest, NodeStatus, NodeView};

@@ -125,7 +125,7 @@ impl World {
         let (ledger, host) = (self.ledger.clone(), Arc::clone(&self.nodes[index].host));
         let name = live.name;
         self.operate(index, format!("detach {name}"), async move {
-            endpoints::detach(&member, &id.to_string()).await?;
+            let reply = endpoints::detach(&member, &id.to_string(), DetachRequest::default()).await?;
             let mut told = ledger.told();
             told.doubtful.remove(&name);
             if host.kernel.state().links.contains_key(&LinkName::of_endpoint(id)) {
