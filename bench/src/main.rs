@@ -6,6 +6,7 @@
 mod by_hand;
 mod measure;
 mod report;
+mod rolling_update;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -28,7 +29,13 @@ const ATTACHES: usize = 51;
 const RUNS: usize = 21;
 
 fn main() -> ExitCode {
-    match run() {
+    let part = std::env::args().nth(1);
+    let done = match part.as_deref() {
+        None => run(),
+        Some("rolling-update") => rolling_update::run(),
+        Some(other) => Err(anyhow::anyhow!("there is no part {other:?} of the bench; rolling-update is one")),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
