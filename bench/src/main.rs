@@ -7,6 +7,7 @@ mod by_hand;
 mod measure;
 mod names;
 mod report;
+mod rolling_update;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -32,7 +33,7 @@ const RUNS: usize = 21;
 type Part = (&'static str, fn() -> Result<()>);
 
 /// Every part, in the order in which all of them run.
-const PARTS: &[Part] = &[("paths", paths), ("names", names::run)];
+const PARTS: &[Part] = &[("paths", paths), ("names", names::run), ("rolling-update", rolling_update::run)];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -29,6 +29,7 @@ use super::{
     operations::release,
     presence,
     reconciler::{Reconciler, Work},
+    report,
 };
 use crate::{
     model::{Cluster, Judgement, Node, NodeId},
@@ -72,6 +73,7 @@ pub(super) struct Member {
     pub(super) naming: Naming,
     /// What else it has found out.
     pub(super) findings: Arc<Findings>,
+    pub(super) metrics: Arc<Metrics>,
     embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
@@ -162,6 +164,7 @@ impl Member {
             tally: Arc::default(),
             naming: Naming::default(),
             findings: Arc::default(),
+            metrics: Arc::clone(metrics),
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
             host: Arc::clone(&host),
@@ -187,12 +190,21 @@ impl Member {
             findings: Arc::clone(&member.findings),
             metrics: Arc::clone(metrics),
         };
+        let reporting = report::Work {
+            me: identity.node,
+            store: Arc::clone(&store),
+            lease: Arc::clone(&lease),
+            kernel: host.kernel(),
+            clusters: followed.cluster.subscribe(),
+            passes: reconciler.passes(),
+        };
         let running = Arc::clone(&reconciler);
         let woken = Arc::clone(&reconciler);
         let mut tasks: Vec<BoxFuture<'static, ()>> = vec![
             Box::pin(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics), heals.subscribe())),
             Box::pin(presence::keep(store, identity, lease, heals.subscribe())),
             Box::pin(async move { running.run(work).await }),
+            Box::pin(report::keep(reporting)),
             Box::pin(async move {
                 loop {
                     if let Err(error) = host.changed().await {

@@ -65,6 +65,8 @@ pub(super) struct Metrics {
     pub(super) peer_up: IntGaugeVec,
     /// The time that each peer's last answer took.
     pub(super) peer_round_trip: GaugeVec,
+    /// Replicas that left balancing by way of this node, by service and by how it went: `done`, or `cut_short`.
+    pub(super) drain_outcomes: IntCounterVec,
     growth: Mutex<Growth>,
 }
 
@@ -146,6 +148,11 @@ impl Metrics {
             probes: counters("weft_probes_total", "Probes of replicas on this node.", &["result"])?,
             peer_up,
             peer_round_trip,
+            drain_outcomes: counters(
+                "weft_drain_outcomes_total",
+                "Drains that were asked for at this node and have ended: done, cut_short (a node had not confirmed or connections were open when their time was over), or forced.",
+                &["service", "outcome"],
+            )?,
             growth: Mutex::default(),
             registry,
         })

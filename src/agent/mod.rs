@@ -20,6 +20,7 @@ mod naming;
 mod operations;
 mod presence;
 mod reconciler;
+mod report;
 mod views;
 
 pub use dry_run::dry_run;

@@ -3,6 +3,7 @@
 mod attempts;
 mod balanced;
 mod doors;
+mod draining;
 mod ejection;
 mod roster;
 pub mod health;
@@ -16,6 +17,7 @@ pub use attempts::Attempts;
 pub use ejection::{Ejections, Outcome};
 pub use roster::{Roster, Spread, Via, candidates};
 pub use balanced::{Balancing, balancing, balancing_among, is_alive};
+pub use draining::{drained_since, draining_on, has_confirmed, open_connections, unconfirmed};
 pub use slots::{SLOTS_MAX, interleave};
 pub use source::{SOURCE_SLOTS, share_out};
 pub use stale::StaleFlows;
