@@ -1,7 +1,7 @@
 //! weft joins Linux hosts into one container network with one front door.
 //!
 //! Read the modules in this order. Pure decisions: [`model`], [`ipam`], [`overlay`], [`mesh`], [`desired`], [`plan`].
-//! Edges, each to one outside thing: [`kernel`], [`store`], [`peer`], [`api`]. Wiring: [`agent`], [`cli`].
+//! Edges, each to one outside thing: [`kernel`], [`store`], [`peer`], [`proxy`], [`api`]. Wiring: [`agent`], [`cli`].
 
 pub mod agent;
 pub mod api;
@@ -14,4 +14,5 @@ pub mod model;
 pub mod overlay;
 pub mod peer;
 pub mod plan;
+pub mod proxy;
 pub mod store;
