@@ -179,6 +179,11 @@ impl Member {
         (member, tasks)
     }
 
+    /// Runs one more task for as long as the membership lives.
+    pub(super) fn also_run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+    }
+
     /// This node.
     pub(super) fn me(&self) -> NodeId {
         self.identity.node

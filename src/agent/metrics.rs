@@ -1,5 +1,7 @@
 //! What the agent counts, by the prometheus crate, and the small server that shows it at `/metrics`.
 
+mod proxied;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -46,6 +48,8 @@ pub(super) struct Metrics {
     connections: IntCounterVec,
     /// Those that were refused because the service had no replica to take them.
     refused: IntCounterVec,
+    /// What goes through the proxy.
+    pub(super) proxied: proxied::Proxied,
     growth: Mutex<Growth>,
 }
 
@@ -97,6 +101,7 @@ impl Metrics {
                 "New connections refused at this node because the service had no replica to take them.",
                 &["service", "via"],
             )?,
+            proxied: proxied::Proxied::new(&registry)?,
             growth: Mutex::default(),
             registry,
         })

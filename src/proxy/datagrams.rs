@@ -67,8 +67,8 @@ pub(super) async fn relay(socket: std::net::UdpSocket, front: Arc<Front>, limits
                 flow
             }
         };
-        // A full buffer loses a datagram as the network does.
-        if flow.try_send(&buffer[..len]).is_ok() {
+        // Waits for no more than a full buffer, which drains by itself.
+        if flow.send(&buffer[..len]).await.is_ok() {
             front.counts.carry(len as u64, 0);
         }
     }
