@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::{
     kernel::Kernel,
-    model::{ChainName, Cluster, Connections, Name},
+    model::{Bind, ChainName, Cluster, Connections, Name, PublishedPort},
 };
 
 /// The agent's counters and gauges.
@@ -162,13 +162,17 @@ impl Growth {
 fn way_in(chain: ChainName, cluster: &Cluster) -> Option<(Name, String)> {
     match chain {
         ChainName::Vip(id) => cluster.services.get(&id).map(|service| (service.name.clone(), "vip".to_owned())),
-        ChainName::Port(protocol, published) => cluster
-            .services
-            .values()
-            .find(|service| {
-                service.ports.iter().any(|port| port.protocol == protocol && port.published.get() == published)
-            })
-            .map(|service| (service.name.clone(), format!("{published}/{protocol}"))),
+        ChainName::Port(protocol, published, bind) => {
+            let is_meant =
+                |port: &PublishedPort| (port.protocol, port.published.get(), port.bind) == (protocol, published, bind);
+            let service = cluster.services.values().find(|service| service.ports.iter().any(is_meant))?;
+            let via = match bind {
+                Bind::Any => format!("{published}/{protocol}"),
+                Bind::Address(address) => format!("{}/{protocol}", SocketAddr::new(address, published)),
+                Bind::Device(device) => format!("{device}:{published}/{protocol}"),
+            };
+            Some((service.name.clone(), via))
+        }
         _ => None,
     }
 }
