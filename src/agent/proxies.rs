@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     mesh,
-    model::{Bind, Cluster, Judgement, L4, Lb, PortMode, ProxyMode, PublishedPort, Service},
+    model::{Bind, Cluster, EndpointId, Judgement, L4, Lb, PortMode, ProxyMode, PublishedPort, Service},
     proxy::{Door, Place, PortCount, Proxy, Spread, Table, Target},
 };
 
@@ -128,7 +128,7 @@ fn doors(cluster: &Cluster, service: &Service, judgement: &Judgement) -> Vec<Doo
         .replicas_of(service.id)
         .filter(|replica| verdicts.get(&replica.id).is_some_and(|verdict| verdict.takes_connections()))
         .collect();
-    let spread = spread(service.lb, &takers.iter().map(|taker| taker.weight).collect::<Vec<_>>());
+    let spread = spread(service.lb, &takers.iter().map(|taker| (taker.id, taker.weight)).collect::<Vec<_>>());
     let door = |port: &PublishedPort, bind, headers| Door {
         place: Place { bind, port: port.published, protocol: port.protocol },
         service: service.name.to_string(),
@@ -173,12 +173,13 @@ fn loopback(bind: Bind) -> impl Iterator<Item = Bind> {
         .map(Bind::Address)
 }
 
-fn spread(lb: Lb, weights: &[u16]) -> Spread {
-    let round = || mesh::interleave(weights).into_iter().filter_map(|index| u16::try_from(index).ok()).collect();
+fn spread(lb: Lb, takers: &[(EndpointId, u16)]) -> Spread {
+    let narrow = |round: Vec<usize>| round.into_iter().filter_map(|index| u16::try_from(index).ok()).collect();
+    let in_turn = || narrow(mesh::interleave(&takers.iter().map(|(_, weight)| *weight).collect::<Vec<_>>()));
     match lb {
-        Lb::Rr => Spread::InTurn(round()),
-        Lb::Random => Spread::ByChance(round()),
+        Lb::Rr => Spread::InTurn(in_turn()),
+        Lb::Random => Spread::ByChance(in_turn()),
         Lb::LeastConn => Spread::FewestOpen,
-        Lb::Source => Spread::BySource(round()),
+        Lb::Source => Spread::BySource(narrow(mesh::share_out(takers))),
     }
 }
