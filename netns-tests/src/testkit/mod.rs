@@ -4,9 +4,11 @@
 mod client;
 mod hold;
 mod load;
+mod manage;
 mod replica;
 
 pub use client::{Answer, ask, ask_udp, fetch};
 pub use hold::{Hold, HoldReport};
 pub use load::{Load, LoadReport};
+pub use manage::manage;
 pub use replica::serve;
