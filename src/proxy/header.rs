@@ -114,7 +114,7 @@ fn parse_v2(bytes: &[u8]) -> Parsed {
 
 /// A header as bytes. Addresses of different families are told as version 6's (an IPv4 one mapped), since a header has one
 /// family.
-pub(super) fn write(version: ProxyProtocol, told: Told) -> Vec<u8> {
+pub fn write(version: ProxyProtocol, told: Told) -> Vec<u8> {
     let ends = match told {
         Told::Addresses { client, server } => Some(one_family(client, server)),
         Told::Nothing => None,

@@ -41,6 +41,7 @@ const BENCH_TOOLS: &[Tool] = &[
     ("wrk", "wrk", "measures requests and connections"),
     ("iperf3", "iperf3", "measures bulk transfer"),
     ("ss", "iproute2", "sees when iperf3 listens"),
+    ("haproxy", "haproxy", "what proxy mode is measured beside"),
 ];
 
 /// `cargo xtask setup`.
