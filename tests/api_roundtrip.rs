@@ -21,8 +21,9 @@ use tokio::{
 use weft::api::{
     Client, Operations, Refusal, RefusalKind,
     wire::{
-        Affinity, AttachRequest, Availability, DetachRequest, DrainRequest, EndpointMode, HealthRequest, InitRequest, JoinRequest, Lb, LeaveRequest,
-        NetnsTarget, NetworkCreateRequest, NodeLabelRequest, Probe, ServiceCreateRequest, ServiceUpdateRequest,
+        Affinity, AttachRequest, Availability, DetachRequest, DrainRequest, EndpointMode, HealthRequest, InitRequest,
+        JoinRequest, Lb, LeaveRequest, NetnsTarget, NetworkCreateRequest, NodeLabelRequest, Probe,
+        ServiceCreateRequest, ServiceUpdateRequest,
     },
 };
 

@@ -17,12 +17,12 @@ use tokio::sync::{Notify, oneshot};
 use weft::api::{
     Operations, Refusal, RefusalKind, Server,
     wire::{
-        Affinity, AttachReply, AttachRequest, Availability, BlockView, ClusterView, DataPlaneView, DetachRequest, DownReply,
-        DrainReply, DrainRequest, DrainView, DrainingReplica,
-        EndpointMode, EndpointState, EndpointView, HealthView, InitReply, InitRequest, JoinReply, JoinRequest, Lb,
-        LeaveRequest, Membership, NetworkCreateReply, NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeStatus,
-        NodeView, PortSpec, ReconcileView, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus,
-        ServiceUpdateRequest, ServiceView, StatusView, StoreState, StoreView, SubnetView, TokenView, UnreadableView,
+        Affinity, AttachReply, AttachRequest, Availability, BlockView, ClusterView, DataPlaneView, DetachRequest,
+        DownReply, DrainReply, DrainRequest, DrainView, DrainingReplica, EndpointMode, EndpointState, EndpointView,
+        HealthView, InitReply, InitRequest, JoinReply, JoinRequest, Lb, LeaveRequest, Membership, NetworkCreateReply,
+        NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeStatus, NodeView, PortSpec, ReconcileView,
+        ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus, ServiceUpdateRequest, ServiceView,
+        StatusView, StoreState, StoreView, SubnetView, TokenView, UnreadableView,
     },
 };
 
