@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    complain,
     resolver::{RESOLV_CONF, resolv_conf},
+    warn,
 };
 use crate::api::{Operations, wire::EndpointView};
 
@@ -55,7 +55,7 @@ impl NamedNetns {
             return;
         }
         if let Err(error) = fs::remove_file(self.resolv_conf()) {
-            complain(&format!("cannot remove {}: {error}", self.resolv_conf().display()), None);
+            warn(&format!("cannot remove {}: {error}", self.resolv_conf().display()));
         }
         // It fails as long as there are other files, which is right.
         let _ = fs::remove_dir(&self.folder);

@@ -3,7 +3,10 @@
 mod attempts;
 mod balanced;
 mod doors;
+mod draining;
 mod ejection;
+pub mod health;
+pub mod peers;
 mod roster;
 mod slots;
 mod source;
@@ -12,6 +15,7 @@ mod tables;
 
 pub use attempts::Attempts;
 pub use balanced::{Balancing, balancing, balancing_among, is_alive};
+pub use draining::{drained_since, draining_on, has_confirmed, open_connections, unconfirmed};
 pub use ejection::{Ejections, Outcome};
 pub use roster::{Roster, Spread, Via, candidates};
 pub use slots::{SLOTS_MAX, interleave};

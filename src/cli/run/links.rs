@@ -130,6 +130,7 @@ mod tests {
             replicas_ready: 0,
             replicas_total: 0,
             status: ServiceStatus::Empty,
+            traffic: None,
         }
     }
 
