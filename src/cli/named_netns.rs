@@ -43,9 +43,10 @@ impl NamedNetns {
         let text = format!("{FIRST_LINE}{}", resolv_conf(&endpoint.resolvers(), &of_host));
         let written = fs::create_dir_all(&self.folder).and_then(|()| fs::write(self.resolv_conf(), text));
         if let Err(error) = written {
-            let hint =
-                "the endpoint is attached; programs that `ip netns exec` starts ask the host's resolvers for names";
-            complain(&format!("cannot write {}: {error}", self.resolv_conf().display()), Some(hint));
+            warn(&format!(
+                "cannot write {}: {error}; programs that `ip netns exec` starts ask the host's resolvers for names",
+                self.resolv_conf().display()
+            ));
         }
     }
 
