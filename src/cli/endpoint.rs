@@ -4,6 +4,7 @@ use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
     drain::{self, Of, watching},
+    named_netns::NamedNetns,
     output::{Cell, Format, Sheet, Table},
     progress::waiting,
 };
@@ -130,9 +131,13 @@ impl DetachArgs {
     /// Detaches it and returns what to print.
     pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         let Self { endpoint: EndpointArgs { endpoint }, force } = self;
+        let netns = NamedNetns::left_by(agent, &endpoint).await;
         let work = agent.detach(&endpoint, DetachRequest { force });
         let reply = watching(&format!("detaching {endpoint}"), agent, Of::Endpoint(&endpoint), work).await?;
         drain::tell(&reply);
+        if let Some(netns) = netns {
+            netns.remove_resolv_conf();
+        }
         Ok(format!("endpoint {endpoint} detached\n"))
     }
 }
@@ -142,18 +147,16 @@ impl AttachArgs {
     pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         let Self { target, network, name, aliases, service, ip, ifname, weight, format } = self;
         let what = format!("attaching to {network}");
-        let request = AttachRequest {
-            netns: target.resolve()?,
-            network,
-            name,
-            aliases,
-            service,
-            ip,
-            ifname,
-            weight,
-            loopback_up: false,
+        let netns = target.resolve()?;
+        let named = match &netns {
+            NetnsTarget::Path(path) => NamedNetns::of_path(path),
+            NetnsTarget::Pid(_) => None,
         };
+        let request = AttachRequest { netns, network, name, aliases, service, ip, ifname, weight, loopback_up: false };
         let reply = waiting(&what, agent.attach(request)).await?;
+        if let Some(named) = named {
+            named.write_resolv_conf(&reply.endpoint);
+        }
         format.show(&reply, |reply| {
             let verb = if reply.created { "attached" } else { "already attached" };
             format!("endpoint {} {verb}: {}", reply.endpoint.name, reply.endpoint.addresses.join(", "))
