@@ -23,13 +23,8 @@ pub(super) const REG32_01: u32 = 9;
 const REG_3: u32 = 3;
 /// The register of 4 bytes behind the first 4 of [`REG_3`].
 const REG32_09: u32 = 17;
-/// The register of 4 bytes behind an address in [`REG32_01`].
-fn register_behind_second(family: Family) -> u32 {
-    match family {
-        Family::V4 => 10,
-        Family::V6 => 13,
-    }
-}
+/// The register of 4 bytes behind an IPv6 address at [`REG32_09`].
+const REG32_13: u32 = 21;
 
 /// `NFT_DYNSET_OP_UPDATE` and `NFT_DYNSET_OP_DELETE` in `linux/netfilter/nf_tables.h`.
 const DYNSET_UPDATE: u32 = 1;
@@ -145,8 +140,12 @@ impl Code<'_, '_> {
     }
 
     pub(super) fn compare(&mut self, operation: Compare, with: &[u8]) {
+        self.compare_from(REG_1, operation, with);
+    }
+
+    fn compare_from(&mut self, register: u32, operation: Compare, with: &[u8]) {
         self.expression("cmp", |cmp| {
-            cmp.number(1, REG_1);
+            cmp.number(1, register);
             cmp.number(2, operation as u32);
             cmp.data(3, with);
         });
@@ -362,29 +361,21 @@ impl Code<'_, '_> {
         });
     }
 
-    /// The replica that the client came to last, if it still takes connections; its address goes to the register that is
-    /// returned. The client's time begins anew.
-    pub(super) fn recall(&mut self, family: Family, memory: Memory) -> u32 {
+    /// The replica that the client came to last, if it still takes connections for the service; its address goes to register 1.
+    /// The client's time begins anew.
+    pub(super) fn recall(&mut self, family: Family, memory: Memory) {
         self.client_key(family, memory.service);
-        self.look_up_from(REG_3, SetName::Sticky(family), Some(REG32_01));
-        self.immediate(REG_1, &service_bytes(memory.service));
-        self.look_up(SetName::Takers(family), None);
-        self.memorise(DYNSET_UPDATE, family, memory, REG32_01);
-        REG32_01
+        self.look_up_from(REG_3, SetName::Sticky(family), Some(REG_1));
+        self.look_up(SetName::Takers(family), Some(REG32_13));
+        self.compare_from(REG32_13, Compare::Equal, &service_bytes(memory.service));
+        self.memorise(DYNSET_UPDATE, family, memory);
     }
 
     /// Remembers that the client came to the replica with the address in register 1.
     pub(super) fn remember(&mut self, family: Family, memory: Memory) {
         self.client_key(family, memory.service);
-        self.memorise(DYNSET_DELETE, family, memory, REG_1);
-        self.memorise(DYNSET_UPDATE, family, memory, REG_1);
-    }
-
-    /// A port known beforehand behind the address that [`Self::recall`] found.
-    pub(super) fn recalled_port(&mut self, family: Family, port: u16) -> u32 {
-        let register = register_behind_second(family);
-        self.immediate(register, &port.to_be_bytes());
-        register
+        self.memorise(DYNSET_DELETE, family, memory);
+        self.memorise(DYNSET_UPDATE, family, memory);
     }
 
     /// Service and client to register 3.
@@ -393,12 +384,12 @@ impl Code<'_, '_> {
         self.address(family, Side::Source, REG32_09);
     }
 
-    fn memorise(&mut self, operation: u32, family: Family, memory: Memory, replica: u32) {
+    fn memorise(&mut self, operation: u32, family: Family, memory: Memory) {
         self.expression("dynset", |dynset| {
             dynset.text(1, &SetName::Sticky(family).to_string());
             dynset.number(3, operation);
             dynset.number(4, REG_3);
-            dynset.number(5, replica);
+            dynset.number(5, REG_1);
             if operation == DYNSET_UPDATE {
                 dynset.bytes(6, &memory.timeout_ms.to_be_bytes());
             }
@@ -437,20 +428,20 @@ impl Code<'_, '_> {
             IpAddr::V4(address) => self.immediate(REG_1, &address.octets()),
             IpAddr::V6(address) => self.immediate(REG_1, &address.octets()),
         }
-        self.nat(0, Family::of(to), REG_1, None);
+        self.nat(0, Family::of(to), None);
     }
 
-    /// To the address and the port in these registers.
-    pub(super) fn translate_destination(&mut self, family: Family, address: u32, port: Option<u32>) {
-        self.nat(1, family, address, port);
+    /// To the address in register 1 and the port in `port`.
+    pub(super) fn translate_destination(&mut self, family: Family, port: Option<u32>) {
+        self.nat(1, family, port);
     }
 
     /// `enum nft_nat_types`: 0 is NFT_NAT_SNAT, 1 is NFT_NAT_DNAT.
-    fn nat(&mut self, kind: u32, family: Family, address: u32, port: Option<u32>) {
+    fn nat(&mut self, kind: u32, family: Family, port: Option<u32>) {
         self.expression("nat", |nat| {
             nat.number(1, kind);
             nat.number(2, u32::from(nfproto(family)));
-            nat.number(3, address);
+            nat.number(3, REG_1);
             if let Some(port) = port {
                 nat.number(5, port);
             }

@@ -138,16 +138,16 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
         Rule::RecallPort { family, protocol, target, memory } => {
             code.family(family);
             code.protocol(protocol.number());
-            let replica = code.recall(family, memory);
-            let port = code.recalled_port(family, target);
+            code.recall(family, memory);
+            code.immediate(register_behind(family), &target.to_be_bytes());
             code.plain("counter");
-            code.translate_destination(family, replica, Some(port));
+            code.translate_destination(family, Some(register_behind(family)));
         }
         Rule::RecallVip { family, memory } => {
             code.family(family);
-            let replica = code.recall(family, memory);
+            code.recall(family, memory);
             code.plain("counter");
-            code.translate_destination(family, replica, None);
+            code.translate_destination(family, None);
         }
         Rule::RememberPort { family, protocol, shard, first, slots, pick, memory } => {
             code.family(family);
@@ -156,7 +156,7 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.look_up(SetName::Targets(family, shard), Some(REG_1));
             code.remember(family, memory);
             code.plain("counter");
-            code.translate_destination(family, REG_1, Some(register_behind(family)));
+            code.translate_destination(family, Some(register_behind(family)));
         }
         Rule::RememberVip { family, shard, first, slots, pick, memory } => {
             code.family(family);
@@ -164,7 +164,7 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.look_up(SetName::Replicas(family, shard), Some(REG_1));
             code.remember(family, memory);
             code.plain("counter");
-            code.translate_destination(family, REG_1, None);
+            code.translate_destination(family, None);
         }
         Rule::BalancePort { family, protocol, shard, first, slots, pick } => {
             code.family(family);
@@ -172,14 +172,14 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.plain("counter");
             code.pick_slot(family, first, slots, pick);
             code.look_up(SetName::Targets(family, shard), Some(REG_1));
-            code.translate_destination(family, REG_1, Some(register_behind(family)));
+            code.translate_destination(family, Some(register_behind(family)));
         }
         Rule::BalanceVip { family, shard, first, slots, pick } => {
             code.family(family);
             code.plain("counter");
             code.pick_slot(family, first, slots, pick);
             code.look_up(SetName::Replicas(family, shard), Some(REG_1));
-            code.translate_destination(family, REG_1, None);
+            code.translate_destination(family, None);
         }
         Rule::RefuseTcp => {
             code.protocol(L4::Tcp.number());
