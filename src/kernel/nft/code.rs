@@ -368,12 +368,14 @@ impl Code<'_, '_> {
         self.look_up_from(REG_3, SetName::Sticky(family), Some(REG_1));
         self.look_up(SetName::Takers(family), Some(REG32_13));
         self.compare_from(REG32_13, Compare::Equal, &service_bytes(memory.service));
+        self.weigh(family);
         self.memorise(DYNSET_UPDATE, family, memory);
     }
 
     /// Remembers that the client came to the replica with the address in register 1.
     pub(super) fn remember(&mut self, family: Family, memory: Memory) {
         self.client_key(family, memory.service);
+        self.weigh(family);
         self.memorise(DYNSET_DELETE, family, memory);
         self.memorise(DYNSET_UPDATE, family, memory);
     }
@@ -382,6 +384,28 @@ impl Code<'_, '_> {
     fn client_key(&mut self, family: Family, service: ServiceId) {
         self.immediate(REG_3, &service_bytes(service));
         self.address(family, Side::Source, REG32_09);
+    }
+
+    /// Turns a bit of the address in register 1 round and back. nft 1.0.6 does not know how long a value is that was looked up in a
+    /// map, and aborts where one is to be put into another map (`netlink_parse_concat_expr` in its netlink_delinearize.c); what
+    /// went through arithmetic has a length. Only packets that are remembered walk this, one of each connection.
+    fn weigh(&mut self, family: Family) {
+        let length = address_len(family);
+        let mut bit = vec![0; usize::from(length == 16) * 12 + 4];
+        if let Some(last) = bit.last_mut() {
+            *last = 1;
+        }
+        let mask = vec![u8::MAX; bit.len()];
+        for _ in 0..2 {
+            self.expression("bitwise", |bitwise| {
+                bitwise.number(1, REG_1);
+                bitwise.number(2, REG_1);
+                bitwise.number(3, length);
+                bitwise.number(6, 0);
+                bitwise.data(4, &mask);
+                bitwise.data(5, &bit);
+            });
+        }
     }
 
     fn memorise(&mut self, operation: u32, family: Family, memory: Memory) {
