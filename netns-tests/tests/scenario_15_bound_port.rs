@@ -35,7 +35,9 @@ fn a_bound_port_answers_there_and_nowhere_else() {
         // Each behind another node's address than its own, and so by the tunnel.
         let _replicas = [("one", 2), ("two", 0), ("three", 1)]
             .into_iter()
-            .map(|(service, host)| topology.host(host).serve("blue", &format!("{service}-1"), &format!("--service {service}"), 8080))
+            .map(|(service, host)| {
+                topology.host(host).serve("blue", &format!("{service}-1"), &format!("--service {service}"), 8080)
+            })
             .collect::<Result<Vec<_>>>()?;
         let askers = topology.hosts().iter().map(|host| host.attach("blue", &format!("asker-{}", host.name()), ""));
         let askers = askers.collect::<Result<Vec<_>>>()?;
@@ -44,9 +46,12 @@ fn a_bound_port_answers_there_and_nowhere_else() {
             .chain(topology.hosts().iter().map(|host| (host.name(), host.netns())))
             .chain(askers.iter().map(|asker| (asker.name(), asker.netns())));
         for (name, netns) in callers {
-            for (address, replica) in
-                [(here, Some("one-1")), (there, Some("two-1")), (second.parse()?, Some("three-1")), (topology.host(2).address(), None)]
-            {
+            for (address, replica) in [
+                (here, Some("one-1")),
+                (there, Some("two-1")),
+                (second.parse()?, Some("three-1")),
+                (topology.host(2).address(), None),
+            ] {
                 let to = SocketAddr::new(address, 80);
                 wait_until(format!("{name} asks {to}"), CONVERGE_BOUND, || expect(netns, to, replica))?;
             }
