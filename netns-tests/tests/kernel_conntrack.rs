@@ -207,7 +207,10 @@ fn beginnings_and_ends_of_translated_connections_are_told_with_what_came_of_them
             let (client, end) = connect(&server, address(VIPS[family], 80));
             let began = hear(&mut events, 1).await.remove(0);
             assert_eq!(began.happening, Happening::Began);
-            assert_eq!((began.flow.asked, began.flow.replica), (address(VIPS[family], 80), address(REPLICAS[family], 80)));
+            assert_eq!(
+                (began.flow.asked, began.flow.replica),
+                (address(VIPS[family], 80), address(REPLICAS[family], 80))
+            );
             assert_eq!(began.flow.client, client.local_addr().unwrap());
             let now = conntrack.look_at(vec![began.handle.clone()]).await.unwrap().remove(0).unwrap();
             assert!(now.is_answered && now.bytes.is_some_and(|bytes| bytes > 100), "{now:?}");

@@ -8,7 +8,7 @@ mod slots;
 mod stale;
 mod tables;
 
-pub use attempts::Attempts;
+pub use attempts::{Attempt, Attempts};
 pub use balanced::{Balancing, balancing, is_alive};
 pub use ejection::{Ejections, Outcome};
 pub use roster::{Roster, Spread, Via, candidates};
