@@ -1,13 +1,21 @@
 //! What the agent has to know of its own host besides the rows that it manages, and the one thing that it does there
 //! besides them.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 
 use crate::{
     kernel::{Kernel, KernelError, LinuxKernel, LocalPrefix, conntrack::Conntrack, netns},
-    model::{Cluster, HostFacts, MarkMask, NetnsRef, NodeId},
+    mesh::health::Answer,
+    model::{Cluster, Family, HealthCheck, HostFacts, MarkMask, NetnsRef, NodeId, VTEP_LINK},
+    overlay,
+    probe::{self, Echo, EchoSocket, ProbeError},
 };
 
 /// The host that an agent runs on. The simulation has one of its own.
@@ -45,6 +53,40 @@ pub(super) trait Host: Send + Sync {
 
     /// 64 random bits.
     fn random(&self) -> Result<u64, KernelError>;
+
+    /// Asks a replica on this host, see [`probe::ask`].
+    async fn probe(&self, target: SocketAddr, check: &HealthCheck) -> Answer;
+
+    /// A way for node `me` to send echoes over the tunnel. Fails while there is no tunnel.
+    fn echoes(&self, me: NodeId) -> io::Result<Box<dyn Echoes>>;
+}
+
+/// See [`EchoSocket`].
+#[async_trait]
+pub(super) trait Echoes: Send + Sync {
+    /// See [`EchoSocket::send`].
+    fn send(&self, to: Ipv4Addr, stamp: u64) -> io::Result<()>;
+
+    /// See [`EchoSocket::answers`].
+    async fn answers(&self) -> io::Result<Vec<Echo>>;
+
+    /// See [`EchoSocket::answers_now`].
+    fn answers_now(&self) -> io::Result<Vec<Echo>>;
+}
+
+#[async_trait]
+impl Echoes for EchoSocket {
+    fn send(&self, to: Ipv4Addr, stamp: u64) -> io::Result<()> {
+        Self::send(self, to, stamp)
+    }
+
+    async fn answers(&self) -> io::Result<Vec<Echo>> {
+        Self::answers(self).await
+    }
+
+    fn answers_now(&self) -> io::Result<Vec<Echo>> {
+        Self::answers_now(self)
+    }
 }
 
 /// This host.
@@ -107,5 +149,20 @@ impl Host for LinuxHost {
 
     fn random(&self) -> Result<u64, KernelError> {
         getrandom::u64().map_err(|error| KernelError::new("draw a random number", error))
+    }
+
+    async fn probe(&self, target: SocketAddr, check: &HealthCheck) -> Answer {
+        match probe::ask(target, &check.probe, check.timeout).await {
+            Ok(()) => Answer::Good,
+            Err(error @ ProbeError::NotAsked { .. }) => Answer::NotAsked(error.to_string()),
+            Err(error) => Answer::Bad(error.to_string()),
+        }
+    }
+
+    fn echoes(&self, me: NodeId) -> io::Result<Box<dyn Echoes>> {
+        let IpAddr::V4(source) = overlay::gateway(Family::V4, me) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        Ok(Box::new(EchoSocket::open(VTEP_LINK, source, getrandom::u64().map_err(io::Error::other)?)?))
     }
 }

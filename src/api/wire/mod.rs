@@ -9,6 +9,7 @@ use super::Refusal;
 
 mod balancing;
 mod cluster;
+mod drain;
 mod endpoint;
 mod health;
 mod network;
@@ -23,6 +24,7 @@ pub use cluster::{
     ClusterView, DataPlaneView, DownReply, ErrorBody, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest,
     Membership, ReconcileView, StatusView, StoreState, StoreView, TokenView, UnreadableView,
 };
+pub use drain::{DetachRequest, DrainReply, DrainRequest, DrainView, DrainingReplica};
 pub use endpoint::{AttachReply, AttachRequest, DEFAULT_IFNAME, EndpointState, EndpointView, NetnsTarget};
 pub use health::{HealthRequest, HealthView, Probe, StatusRange};
 pub use network::{BlockView, NetworkCreateReply, NetworkCreateRequest, NetworkView, SubnetView};
