@@ -2,7 +2,8 @@
 //!
 //! Read the modules in this order. Pure decisions: [`model`], [`ipam`], [`overlay`], [`mesh`], [`desired`], [`names`],
 //! [`plan`].
-//! Edges, each to one outside thing: [`kernel`], [`store`], [`peer`], [`dns`], [`api`]. Wiring: [`agent`], [`cli`].
+//! Edges, each to one outside thing: [`kernel`], [`store`], [`peer`], [`probe`], [`dns`], [`proxy`], [`api`]. Wiring:
+//! [`agent`], [`cli`].
 
 pub mod agent;
 pub mod api;
@@ -17,4 +18,6 @@ pub mod names;
 pub mod overlay;
 pub mod peer;
 pub mod plan;
+pub mod probe;
+pub mod proxy;
 pub mod store;

@@ -148,7 +148,10 @@ async fn start(member: &Member, wish: &Wish) -> Result<(Endpoint, Vec<Compare>),
         ifname: wish.ifname.clone(),
     };
     member.reconciler.start(endpoint.clone());
-    Ok((Endpoint { state: EndpointState::Ready, ..endpoint }, conditions))
+    // Where it is checked, it is balanced once that has succeeded.
+    let is_checked = wish.service.as_ref().is_some_and(|service| service.health.is_some());
+    let state = if is_checked { EndpointState::Starting } else { EndpointState::Ready };
+    Ok((Endpoint { state, ..endpoint }, conditions))
 }
 
 /// The condition that a service is still as it is now, so that it cannot be removed before its replica is there.
