@@ -5,6 +5,7 @@
 
 mod by_hand;
 mod measure;
+mod node_lost;
 mod report;
 
 use std::{process::ExitCode, time::Duration};

@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use netns_tests::testkit::{ask, ask_udp, serve};
+use netns_tests::testkit::{ask, ask_udp, serve, serve_moody};
 
 const USAGE: &str = "usage: weft-testkit serve PORT [NAME]   answer on PORT, TCP (HTTP and lines) and UDP
+       weft-testkit moody PORT NAME FILE  the same over HTTP; /health is answered as FILE says: good, bad, endless or drip
        weft-testkit get ADDR:PORT [N]     N requests, each on a connection of its own
        weft-testkit udp ADDR:PORT [N]     N datagrams, each from a socket of its own";
 
@@ -28,6 +29,7 @@ fn run(words: &[&str]) -> Result<()> {
     match *words {
         ["serve", port] => serve(number(port)?, &std::process::id().to_string()),
         ["serve", port, name] => serve(number(port)?, name),
+        ["moody", port, name, file] => serve_moody(number(port)?, name, std::path::Path::new(file)),
         ["get", server, ref count @ ..] if count.len() <= 1 => repeat(server, count, |server| ask(server, TIMEOUT)),
         ["udp", server, ref count @ ..] if count.len() <= 1 => repeat(server, count, |server| ask_udp(server, TIMEOUT)),
         _ => bail!("wrong usage\n{USAGE}"),

@@ -4,9 +4,11 @@
 mod client;
 mod hold;
 mod load;
+mod moody;
 mod replica;
 
 pub use client::{Answer, ask, ask_udp, fetch};
 pub use hold::{Hold, HoldReport};
 pub use load::{Load, LoadReport};
+pub use moody::serve_moody;
 pub use replica::serve;
