@@ -21,13 +21,14 @@ use tokio::{
 use weft::api::{
     Client, Operations, Refusal, RefusalKind,
     wire::{
-        Affinity, AttachRequest, Availability, EndpointMode, HealthRequest, InitRequest, JoinRequest, Lb, LeaveRequest,
-        NetnsTarget, NetworkCreateRequest, NodeLabelRequest, Probe, ServiceCreateRequest, ServiceUpdateRequest,
+        Affinity, AttachRequest, Availability, DetachRequest, DrainRequest, EndpointMode, HealthRequest, InitRequest,
+        JoinRequest, Lb, LeaveRequest, NetnsTarget, NetworkCreateRequest, NodeLabelRequest, Probe,
+        ServiceCreateRequest, ServiceUpdateRequest,
     },
 };
 
 /// How many operations there are.
-const OPERATIONS: usize = 27;
+const OPERATIONS: usize = 30;
 
 /// Calls every operation once, with as much in each request as fits, and returns the answers.
 async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
@@ -100,6 +101,7 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
         text(o.node_list().await),
         text(o.node_inspect("n/1?x=y #%").await),
         text(o.node_set_availability("n1", Availability::Drain).await),
+        text(o.node_drain_view("n/1").await),
         text(o.node_label("n1", NodeLabelRequest { labels }).await),
         text(o.node_remove("..").await),
         text(o.network_create(network).await),
@@ -113,7 +115,9 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
         text(o.service_update("web", update).await),
         text(o.service_remove("web").await),
         text(o.attach(attach).await),
-        text(o.detach("front/web-1").await),
+        text(o.endpoint_drain("front/web-1", DrainRequest { timeout_ms: Some(1500) }).await),
+        text(o.endpoint_drain_view("front/web-1").await),
+        text(o.detach("front/web-1", DetachRequest { force: true }).await),
         text(o.release("front/web-1").await),
         text(o.endpoint_list().await),
         text(o.endpoint_inspect("é").await),
@@ -281,7 +285,7 @@ async fn an_operation_outlives_a_client_that_goes_away() {
     let far = RunningFake::start(Fake::default());
     let mut stream = UnixStream::connect(far.socket()).await.unwrap();
     stream.write_all(b"DELETE /v1/endpoints/slow HTTP/1.1\r\nHost: weft\r\n\r\n").await.unwrap();
-    assert_eq!(next_call(&far).await, r#"detach "slow" ()"#);
+    assert_eq!(next_call(&far).await, r#"detach "slow" DetachRequest { force: false }"#);
     drop(stream);
     // Answered by the same thread as the lost connection, and after it.
     Client::new(far.socket()).token().await.unwrap();
@@ -294,10 +298,10 @@ async fn an_operation_outlives_a_client_that_goes_away() {
 async fn a_defect_in_one_operation_is_told_and_leaves_the_others() {
     let far = RunningFake::start(Fake::default());
     let client = Client::new(far.socket());
-    let refused = client.detach("panic").await.unwrap_err();
+    let refused = client.detach("panic", DetachRequest::default()).await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::Internal);
     assert!(refused.message.contains("failed in the middle of the operation"), "{refused}");
-    client.detach("web-1").await.unwrap();
+    client.detach("web-1", DetachRequest::default()).await.unwrap();
 }
 
 /// The one call that the agent notes next, within 10 s.

@@ -59,7 +59,17 @@ pub(crate) fn run() -> Result<()> {
         ensure!(!failing.is_zero(), "no connection failed: nothing was measured");
         lost.add(failing.as_secs_f64() * 1000.0);
     }
-    report::absolute("a node lost: until no new connection is sent to it", Unit::Milliseconds, &lost, Goal::AtMost(1000.0));
-    report::absolute("a node back: until new connections are sent to it", Unit::Milliseconds, &back, Goal::AtMost(1000.0));
+    report::absolute(
+        "a node lost: until no new connection is sent to it",
+        Unit::Milliseconds,
+        &lost,
+        Goal::AtMost(1000.0),
+    );
+    report::absolute(
+        "a node back: until new connections are sent to it",
+        Unit::Milliseconds,
+        &back,
+        Goal::AtMost(1000.0),
+    );
     Ok(())
 }

@@ -50,7 +50,7 @@ fn only_replicas_whose_probes_succeed_are_balanced() {
         ensure!(report.failed == 0, "{:?}", report.errors);
 
         // It stops accepting, and starts again.
-        slow.stop_replica();
+        drop(slow.stop_program());
         wait_until("the stopped one is unhealthy", CONVERGE_BOUND, || has_state(first, "slow", "unhealthy", false))?;
         topology.wait_balanced(80, &["steady"])?;
         slow.start_replica(8080)?;
@@ -70,7 +70,7 @@ fn only_replicas_whose_probes_succeed_are_balanced() {
         ensure!(report.failed == 0, "{:?}", report.errors);
 
         // Without a check there is nothing to fail.
-        slow.stop_replica();
+        drop(slow.stop_program());
         wait_until("the stopped one is unhealthy", CONVERGE_BOUND, || has_state(second, "slow", "unhealthy", false))?;
         second.weft_ok("service update web --health none")?;
         wait_until("without a check it is ready", CONVERGE_BOUND, || has_state(second, "slow", "ready", true))?;
@@ -97,7 +97,9 @@ fn whatever_a_program_does_with_a_probe_it_does_to_itself() {
         fs::write(&good, "good").context("the mood cannot be set")?;
         let _moody = attach_moody(second, "moody", &mood)?;
         let _steady = attach_moody(first, "steady", &good)?;
-        wait_until("the other service is ready", CONVERGE_BOUND, || has_state_in(second, "other", "other-1", "ready", true))?;
+        wait_until("the other service is ready", CONVERGE_BOUND, || {
+            has_state_in(second, "other", "other-1", "ready", true)
+        })?;
         topology.wait_balanced(80, &["steady"])?;
         let reason = replica(second, "moody")?["reason"].to_string();
         ensure!(reason.contains("status 503"), "{reason}");

@@ -2,6 +2,7 @@
 //! besides them.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -10,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    kernel::{Kernel, KernelError, LinuxKernel, LocalPrefix, netns},
+    kernel::{Kernel, KernelError, LinuxKernel, LocalPrefix, conntrack::Conntrack, netns},
     mesh::health::Answer,
     model::{Cluster, Family, HealthCheck, HostFacts, MarkMask, NetnsRef, NodeId, VTEP_LINK},
     overlay,
@@ -23,6 +24,9 @@ pub(super) trait Host: Send + Sync {
     /// Its kernel.
     fn kernel(&self) -> Arc<dyn Kernel>;
 
+    /// Its connections, for whoever wants to hear of them; nothing where there are none to hear of.
+    fn conntrack(&self) -> Option<Conntrack>;
+
     /// The facts that the desired state depends on, read anew: an MTU or a kernel setting may have changed.
     async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError>;
 
@@ -34,6 +38,9 @@ pub(super) trait Host: Send + Sync {
 
     /// All prefixes that this host reaches by other means than weft.
     async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError>;
+
+    /// The addresses of this host, on whichever device.
+    async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError>;
 
     /// See [`netns::inspect`].
     fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError>;
@@ -96,6 +103,10 @@ impl Host for LinuxHost {
         Arc::<LinuxKernel>::clone(&self.kernel)
     }
 
+    fn conntrack(&self) -> Option<Conntrack> {
+        Some(self.kernel.conntrack().clone())
+    }
+
     async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError> {
         let local = cluster.nodes.get(&me).map(|node| node.underlay);
         let underlay_mtu = match local {
@@ -118,6 +129,10 @@ impl Host for LinuxHost {
 
     async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError> {
         self.kernel.local_prefixes().await
+    }
+
+    async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        self.kernel.local_addresses().await
     }
 
     fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError> {

@@ -19,14 +19,17 @@ use tracing::{info, warn};
 
 use super::{
     addressing::Addressing,
+    flows::{eject, forget, tally::Tally},
     follower::{self, Followed, StoreHealth},
     health::{self, Findings},
     host::Host,
     identity::{Identity, StoreUrl},
     metrics::Metrics,
+    naming::Naming,
     operations::release,
     presence,
     reconciler::{Reconciler, Work},
+    report,
 };
 use crate::{
     model::{Cluster, Judgement, Node, NodeId},
@@ -64,8 +67,13 @@ pub(super) struct Member {
     pub(super) host: Arc<dyn Host>,
     /// What this node has found out by itself; whoever finds something out changes its own part.
     pub(super) judgements: watch::Sender<Judgement>,
+    /// What entered the mesh here, by service and replica.
+    pub(super) tally: Arc<Tally>,
+    /// The names of services and endpoints, as this node's containers are told them.
+    pub(super) naming: Naming,
     /// What else it has found out.
     pub(super) findings: Arc<Findings>,
+    pub(super) metrics: Arc<Metrics>,
     embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
@@ -118,6 +126,10 @@ impl Member {
         let (member, tasks) = Self::assemble(identity, opened, host, metrics);
         {
             let mut running = member.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(conntrack) = member.host.conntrack() {
+                let (weak, tally) = (Arc::downgrade(&member), Arc::clone(&member.tally));
+                running.spawn(eject::eject_failing(weak, conntrack, tally, Arc::clone(metrics)));
+            }
             running.spawn(serve_others(gatekeeper, member.embedded.clone(), door));
             for task in tasks {
                 running.spawn(task);
@@ -149,7 +161,10 @@ impl Member {
             health: followed.health.subscribe(),
             embedded,
             judgements: watch::Sender::default(),
+            tally: Arc::default(),
+            naming: Naming::default(),
             findings: Arc::default(),
+            metrics: Arc::clone(metrics),
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
             host: Arc::clone(&host),
@@ -175,12 +190,21 @@ impl Member {
             findings: Arc::clone(&member.findings),
             metrics: Arc::clone(metrics),
         };
+        let reporting = report::Work {
+            me: identity.node,
+            store: Arc::clone(&store),
+            lease: Arc::clone(&lease),
+            kernel: host.kernel(),
+            clusters: followed.cluster.subscribe(),
+            passes: reconciler.passes(),
+        };
         let running = Arc::clone(&reconciler);
         let woken = Arc::clone(&reconciler);
         let mut tasks: Vec<BoxFuture<'static, ()>> = vec![
             Box::pin(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics), heals.subscribe())),
             Box::pin(presence::keep(store, identity, lease, heals.subscribe())),
             Box::pin(async move { running.run(work).await }),
+            Box::pin(report::keep(reporting)),
             Box::pin(async move {
                 loop {
                     if let Err(error) = host.changed().await {
@@ -191,9 +215,15 @@ impl Member {
                 }
             }),
             Box::pin(release::release_bereft(Arc::downgrade(&member), reconciler.passes())),
+            Box::pin(forget::forget_stale(Arc::downgrade(&member), reconciler.passes())),
         ];
         tasks.extend(health::tasks(watchful));
         (member, tasks)
+    }
+
+    /// Runs one more task for as long as the membership lives.
+    pub(super) fn also_run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
     }
 
     /// This node.

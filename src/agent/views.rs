@@ -74,6 +74,7 @@ pub(super) fn service(cluster: &Cluster, judgement: &Judgement, service: &Servic
         replicas_ready: ready,
         replicas_total: total,
         status: ServiceStatus::of(ready, total),
+        traffic: None,
     }
 }
 
@@ -92,6 +93,7 @@ pub(super) fn replicas(cluster: &Cluster, judgement: &Judgement, service: &Servi
                 weight: replica.weight,
                 balanced: verdict.takes_connections(),
                 reason: verdict.reason().map(str::to_owned),
+                traffic: None,
             }
         })
         .collect();

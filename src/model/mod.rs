@@ -6,6 +6,7 @@
 
 mod block;
 mod cluster;
+mod drain;
 mod endpoint;
 mod flow;
 mod health;
@@ -22,6 +23,7 @@ mod service;
 
 pub use block::Block;
 pub use cluster::{Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, UnreadableRecord};
+pub use drain::Draining;
 pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, IPV6_MTU_MIN, NetnsRef};
 pub use flow::{Flow, FlowStage};
 pub use health::{HealthCheck, Probe};

@@ -17,11 +17,12 @@ use tokio::sync::{Notify, oneshot};
 use weft::api::{
     Operations, Refusal, RefusalKind, Server,
     wire::{
-        Affinity, AttachReply, AttachRequest, Availability, BlockView, ClusterView, DataPlaneView, DownReply,
-        EndpointMode, EndpointState, EndpointView, HealthView, InitReply, InitRequest, JoinReply, JoinRequest, Lb,
-        LeaveRequest, Membership, NetworkCreateReply, NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeStatus,
-        NodeView, PortSpec, ReconcileView, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus,
-        ServiceUpdateRequest, ServiceView, StatusView, StoreState, StoreView, SubnetView, TokenView, UnreadableView,
+        Affinity, AttachReply, AttachRequest, Availability, BlockView, ClusterView, DataPlaneView, DetachRequest,
+        DownReply, DrainReply, DrainRequest, DrainView, DrainingReplica, EndpointMode, EndpointState, EndpointView,
+        HealthView, InitReply, InitRequest, JoinReply, JoinRequest, Lb, LeaveRequest, Membership, NetworkCreateReply,
+        NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeStatus, NodeView, PortSpec, ReconcileView,
+        ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus, ServiceUpdateRequest, ServiceView,
+        StatusView, StoreState, StoreView, SubnetView, TokenView, UnreadableView,
     },
 };
 
@@ -203,6 +204,11 @@ impl Operations for Fake {
         Ok(NodeView { availability, ..node_1() })
     }
 
+    async fn node_drain_view(&self, node: &str) -> Result<DrainView, Refusal> {
+        self.note("node_drain_view", node, &())?;
+        Ok(drain())
+    }
+
     async fn node_label(&self, node: &str, request: NodeLabelRequest) -> Result<NodeView, Refusal> {
         self.note("node_label", node, &request)?;
         let labels = request.labels.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
@@ -283,6 +289,7 @@ impl Operations for Fake {
             weight: 1,
             balanced: true,
             reason: None,
+            traffic: None,
         };
         let suspended = ReplicaView {
             endpoint: "web-2".into(),
@@ -327,20 +334,36 @@ impl Operations for Fake {
         Ok(AttachReply { created, endpoint: EndpointView { network: request.network, ..endpoint() } })
     }
 
-    async fn detach(&self, endpoint: &str) -> Result<(), Refusal> {
-        self.note("detach", endpoint, &())?;
+    async fn endpoint_drain(&self, endpoint: &str, request: DrainRequest) -> Result<DrainReply, Refusal> {
+        self.note("endpoint_drain", endpoint, &request)?;
+        let warnings = match endpoint {
+            "busy" => vec!["3 connections to busy were still open after 10 s".into()],
+            _ => Vec::new(),
+        };
+        Ok(DrainReply { connections: Some(3), warnings })
+    }
+
+    async fn endpoint_drain_view(&self, endpoint: &str) -> Result<DrainView, Refusal> {
+        self.note("endpoint_drain_view", endpoint, &())?;
+        Ok(drain())
+    }
+
+    async fn detach(&self, endpoint: &str, request: DetachRequest) -> Result<DrainReply, Refusal> {
+        self.note("detach", endpoint, &request)?;
         match endpoint {
             "slow" => {
                 self.released.notified().await;
-                self.note("detached", endpoint, &())
+                self.note("detached", endpoint, &())?;
             }
             "panic" => panic!("a defect"),
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(DrainReply::default())
     }
 
-    async fn release(&self, endpoint: &str) -> Result<(), Refusal> {
-        self.note("release", endpoint, &())
+    async fn release(&self, endpoint: &str) -> Result<DrainReply, Refusal> {
+        self.note("release", endpoint, &())?;
+        Ok(DrainReply::default())
     }
 
     async fn endpoint_list(&self) -> Result<Vec<EndpointView>, Refusal> {
@@ -382,6 +405,18 @@ fn join() -> TokenView {
         token: "weft-s3cret".into(),
         address: "192.0.2.1:7780".into(),
         command: "weft join 192.0.2.1:7780 --token weft-s3cret".into(),
+    }
+}
+
+fn drain() -> DrainView {
+    let replica = |name: &str, connections| DrainingReplica { name: name.into(), connections };
+    DrainView {
+        draining: true,
+        nodes: 2,
+        waiting_for: Vec::new(),
+        replicas: vec![replica("web-1", Some(0)), replica("web-2", Some(0))],
+        timeout_ms: 10_000,
+        done: true,
     }
 }
 
@@ -448,6 +483,7 @@ fn service() -> ServiceView {
         replicas_ready: 1,
         replicas_total: 2,
         status: ServiceStatus::Degraded,
+        traffic: None,
     }
 }
 

@@ -3,12 +3,13 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use netns_tests::testkit::{ask, ask_udp, serve, serve_moody};
+use netns_tests::testkit::{ask, ask_udp, serve, serve_moody, serve_names};
 
 const USAGE: &str = "usage: weft-testkit serve PORT [NAME]   answer on PORT, TCP (HTTP and lines) and UDP
        weft-testkit moody PORT NAME FILE  the same over HTTP; /health is answered as FILE says: good, bad, endless or drip
        weft-testkit get ADDR:PORT [N]     N requests, each on a connection of its own
-       weft-testkit udp ADDR:PORT [N]     N datagrams, each from a socket of its own";
+       weft-testkit udp ADDR:PORT [N]     N datagrams, each from a socket of its own
+       weft-testkit names ADDR:PORT       a resolver that knows every name";
 
 /// Long beside any path within one machine.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<()> {
     match *words {
         ["serve", port] => serve(number(port)?, &std::process::id().to_string()),
+        ["names", address] => serve_names(address.parse().with_context(|| format!("{address:?} is not ADDR:PORT"))?),
         ["serve", port, name] => serve(number(port)?, name),
         ["moody", port, name, file] => serve_moody(number(port)?, name, std::path::Path::new(file)),
         ["get", server, ref count @ ..] if count.len() <= 1 => repeat(server, count, |server| ask(server, TIMEOUT)),

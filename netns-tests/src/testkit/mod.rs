@@ -5,10 +5,14 @@ mod client;
 mod hold;
 mod load;
 mod moody;
+mod names;
 mod replica;
+mod steady;
 
 pub use client::{Answer, ask, ask_udp, fetch};
 pub use hold::{Hold, HoldReport};
 pub use load::{Load, LoadReport};
 pub use moody::serve_moody;
+pub use names::{UPSTREAM_ANSWER, resolve, serve_names};
 pub use replica::serve;
+pub use steady::Steady;

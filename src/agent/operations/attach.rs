@@ -56,6 +56,7 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
                     return Ok(AttachReply { created: true, endpoint: views::endpoint(&cluster, &endpoint) });
                 };
                 member.reconciler.forget(endpoint.id);
+                member.naming.catch_up(revision).await;
                 if !cluster.endpoints.contains_key(&endpoint.id) {
                     return Err(Refusal::conflict(format!(
                         "{} is not there any more: it, or its network, has just been removed by others",

@@ -90,6 +90,7 @@ fn reconcile(agent: &Agent, member: &Member) -> Option<ReconcileView> {
 
 async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> Vec<String> {
     let mut warnings = agent.config.not_applied(&member.identity);
+    warnings.extend(member.naming.troubles());
     match &*member.health.borrow() {
         StoreHealth::Away(reason) => {
             warnings.push(format!("the store is away: what runs keeps running, changes are refused ({reason})"));
@@ -130,6 +131,7 @@ pub(in crate::agent) async fn gather(agent: &Agent) {
     let Some(cluster) = member.cluster() else { return };
     let metrics = &agent.metrics;
     metrics.count_connections(&*agent.kernel, &cluster).await;
+    metrics.show_tally(&member.tally, &cluster);
     member.findings.gather(&cluster, metrics);
     let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.endpoints.set(number(cluster.endpoints_on(member.me()).count()));

@@ -52,7 +52,7 @@ pub struct Generation {
 /// A record as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held<T> {
-    version: Revision,
+    pub(super) version: Revision,
     /// Its content, or what is wrong with it and the mend.
     pub(super) content: Result<T, String>,
 }

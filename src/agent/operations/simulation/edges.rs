@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use super::{dice::Dice, executor::step};
 use crate::{
     agent::host::{Echoes, Host},
-    kernel::{FakeKernel, Kernel, KernelError, LocalPrefix},
+    kernel::{FakeKernel, FlowTest, Kernel, KernelError, LocalPrefix, conntrack::Conntrack},
     mesh::health::Answer,
     model::{ChainName, Cluster, Connections, HealthCheck, HostFacts, HostState, MarkMask, NetnsRef, NodeId},
     plan::Step,
@@ -156,6 +156,11 @@ impl Kernel for SteppedKernel {
         step().await;
         self.0.open_connections(replicas).await
     }
+
+    async fn forget_flows(&self, is_stale: FlowTest) -> Result<u32, KernelError> {
+        step().await;
+        self.0.forget_flows(is_stale).await
+    }
 }
 
 /// A host in memory. It outlives its agents.
@@ -241,6 +246,10 @@ impl Host for FakeHost {
         Arc::new(SteppedKernel(Arc::clone(&self.kernel)))
     }
 
+    fn conntrack(&self) -> Option<Conntrack> {
+        None
+    }
+
     async fn facts(&self, _: NodeId, _: &Cluster) -> Result<HostFacts, KernelError> {
         Ok(Self::facts())
     }
@@ -256,6 +265,10 @@ impl Host for FakeHost {
 
     async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError> {
         Ok(vec![])
+    }
+
+    async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        Ok(BTreeSet::new())
     }
 
     fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError> {
