@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use netns_tests::{Host, KernelView, Topology, pause, scenario, testkit::Load, wait_until};
+use netns_tests::{Host, KernelView, pause, scenario, testkit::Load, wait_until};
 
 /// New connections a second over both nodes that stay.
 const RATE_PER_S: u32 = 60;

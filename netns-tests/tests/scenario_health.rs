@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use netns_tests::{
-    Host, Netns, Topology, scenario, start_moody,
+    Host, Netns, scenario, start_moody,
     testkit::{Load, ask},
     wait_until,
 };
