@@ -363,6 +363,19 @@ impl Container {
     }
 }
 
+/// Starts a replica's program whose `/health` is answered as the file `mood` says, see [`testkit::serve_moody`], and waits until
+/// it answers.
+pub fn start_moody(netns: &Netns, name: &str, port: u16, mood: &Path) -> Result<Process> {
+    let mut command = Command::new(crate::topology::beside_us("weft-testkit")?);
+    command.args(["moody", &port.to_string(), name]).arg(mood).stdin(Stdio::null()).stdout(Stdio::null());
+    let here = SocketAddr::from(([127, 0, 0, 1], port));
+    netns.enter(|| {
+        let process = Process::start(format!("the moody replica {name}"), command)?;
+        wait_until(format!("the replica {name} answers"), SERVE_BOUND, || testkit::ask(here, SERVE_BOUND))?;
+        Ok(process)
+    })
+}
+
 /// Starts the replica's program in a namespace and waits until it answers there.
 pub fn start_replica(netns: &Netns, name: &str, port: u16) -> Result<Process> {
     let mut command = Command::new(crate::topology::beside_us("weft-testkit")?);
