@@ -5,7 +5,12 @@
 
 mod api_fake;
 
-use std::{collections::BTreeMap, fmt::Debug, num::NonZeroU16, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    num::{NonZeroU8, NonZeroU16},
+    time::Duration,
+};
 
 use api_fake::{Fake, RunningFake, refusal};
 use tokio::{
@@ -16,8 +21,9 @@ use tokio::{
 use weft::api::{
     Client, Operations, Refusal, RefusalKind,
     wire::{
-        AttachRequest, Availability, DetachRequest, DrainRequest, InitRequest, JoinRequest, LeaveRequest, NetnsTarget,
-        NetworkCreateRequest, NodeLabelRequest, ServiceCreateRequest, ServiceUpdateRequest,
+        Affinity, AttachRequest, Availability, DetachRequest, DrainRequest, EndpointMode, HealthRequest, InitRequest,
+        JoinRequest, Lb, LeaveRequest, NetnsTarget, NetworkCreateRequest, NodeLabelRequest, Probe,
+        ServiceCreateRequest, ServiceUpdateRequest,
     },
 };
 
@@ -45,12 +51,34 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
     let service = ServiceCreateRequest {
         name: "web".into(),
         network: "front".into(),
-        ports: vec!["8080:80".parse().unwrap(), "53:53/udp".parse().unwrap()],
+        ports: vec![
+            "8080:80".parse().unwrap(),
+            "eth0:53:53/udp".parse().unwrap(),
+            "[2001:db8::1]:0:80,mode=proxy,proxy-protocol=v2,proxy-from=10.0.0.0/8".parse().unwrap(),
+        ],
+        lb: Lb::LeastConn,
+        affinity: "10m".parse().unwrap(),
+        endpoint_mode: EndpointMode::Dnsrr,
+        health: HealthRequest {
+            probe: Some("http:/healthz?a=b".parse().unwrap()),
+            status: Some("200-299".parse().unwrap()),
+            port: NonZeroU16::new(81),
+            interval: Some("500ms".parse().unwrap()),
+            timeout: Some("1m".parse().unwrap()),
+            rise: NonZeroU8::new(2),
+            fall: NonZeroU8::new(255),
+        },
+        drain: Some("90s".parse().unwrap()),
     };
     let update = ServiceUpdateRequest {
         ports: Some(vec!["81:80".parse().unwrap()]),
         add_ports: vec!["82:80/udp".parse().unwrap()],
-        remove_ports: vec!["83/udp".parse().unwrap()],
+        remove_ports: vec!["83/udp".parse().unwrap(), "192.0.2.1:84".parse().unwrap()],
+        lb: Some(Lb::Source),
+        affinity: Some(Affinity::Off),
+        endpoint_mode: Some(EndpointMode::Vip),
+        health: HealthRequest { probe: Some(Probe::None), ..HealthRequest::default() },
+        drain: Some("0s".parse().unwrap()),
     };
     let attach = AttachRequest {
         netns: NetnsTarget::Path("/run/netns/a b".into()),
@@ -87,7 +115,7 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
         text(o.service_update("web", update).await),
         text(o.service_remove("web").await),
         text(o.attach(attach).await),
-        text(o.endpoint_drain("front/web-1", DrainRequest { timeout_ms: Some(1500) }).await),
+        text(o.endpoint_drain("front/web-1", DrainRequest { timeout: Some("1500ms".parse().unwrap()) }).await),
         text(o.endpoint_drain_view("front/web-1").await),
         text(o.detach("front/web-1", DetachRequest { force: true }).await),
         text(o.release("front/web-1").await),
@@ -154,10 +182,20 @@ async fn what_is_no_operation_is_refused_in_one_clear_line() {
         ("POST /v1/services", unknown_field, 400, "cannot understand the request: unknown field `netwrok`"),
         (
             "POST /v1/services",
-            r#"{"name":"a","network":"b","ports":[{"published":0,"target":1}]}"#,
+            r#"{"name":"a","network":"b","ports":[{"published":1,"target":0}]}"#,
             400,
             "a nonzero u16",
         ),
+        (
+            "POST /v1/services",
+            r#"{"name":"a","network":"b","ports":[{"published":1,"target":1,"proxy_protocol":"v1"}]}"#,
+            400,
+            "proxy-protocol needs mode=proxy",
+        ),
+        ("POST /v1/services", r#"{"name":"a","network":"b","drain":"10"}"#, 400, "is not a length of time"),
+        ("POST /v1/services", r#"{"name":"a","network":"b","affinity":5}"#, 400, "invalid type: integer"),
+        ("POST /v1/services", r#"{"name":"a","network":"b","lb":"fair"}"#, 400, "unknown variant `fair`"),
+        ("POST /v1/services", r#"{"name":"a","network":"b","health":{"probe":"http:x"}}"#, 400, "a probe's path"),
         (
             "POST /v1/endpoints",
             r#"{"network":"a","netns":{"pid":-1}}"#,
@@ -203,7 +241,9 @@ async fn what_a_request_leaves_out_has_its_default() {
         r#"network_create "a" NetworkCreateRequest { name: "a", subnets: [], internal: false, mtu: None }"#,
         concat!(
             r#"service_create "a" ServiceCreateRequest { name: "a", network: "b", "#,
-            r"ports: [PortSpec { published: 8080, target: 80, protocol: Tcp }] }"
+            r"ports: [PortSpec { bind: Any, published: 8080, target: 80, protocol: Tcp, mode: Kernel }], lb: Rr, ",
+            r"affinity: Off, endpoint_mode: Vip, health: HealthRequest { probe: None, status: None, port: None, ",
+            r"interval: None, timeout: None, rise: None, fall: None }, drain: None }"
         ),
         concat!(
             r#"attach "a" AttachRequest { netns: Pid(4711), network: "a", name: None, aliases: [], service: None, "#,

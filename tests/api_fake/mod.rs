@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
+    num::NonZeroU16,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
@@ -16,12 +17,12 @@ use tokio::sync::{Notify, oneshot};
 use weft::api::{
     Operations, Refusal, RefusalKind, Server,
     wire::{
-        AttachReply, AttachRequest, Availability, BlockView, ClusterView, DataPlaneView, DetachRequest, DownReply,
-        DrainReply, DrainRequest, DrainView, DrainingReplica, EndpointState, EndpointView, InitReply, InitRequest,
-        JoinReply, JoinRequest, LeaveRequest, Membership, NetworkCreateReply, NetworkCreateRequest, NetworkView,
-        NodeLabelRequest, NodeStatus, NodeView, ReconcileView, ReplicaView, ServiceCreateReply, ServiceCreateRequest,
-        ServiceStatus, ServiceUpdateRequest, ServiceView, StatusView, StoreState, StoreView, SubnetView, TokenView,
-        UnreadableView,
+        Affinity, AttachReply, AttachRequest, Availability, BlockView, ClusterView, DataPlaneView, DetachRequest,
+        DownReply, DrainReply, DrainRequest, DrainView, DrainingReplica, EndpointMode, EndpointState, EndpointView,
+        HealthView, InitReply, InitRequest, JoinReply, JoinRequest, Lb, LeaveRequest, Membership, NetworkCreateReply,
+        NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeStatus, NodeView, PortSpec, ReconcileView,
+        ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus, ServiceUpdateRequest, ServiceView,
+        StatusView, StoreState, StoreView, SubnetView, TokenView, UnreadableView,
     },
 };
 
@@ -242,8 +243,22 @@ impl Operations for Fake {
 
     async fn service_create(&self, request: ServiceCreateRequest) -> Result<ServiceCreateReply, Refusal> {
         self.note("service_create", &request.name, &request)?;
-        let ServiceCreateRequest { name, network, ports } = request;
-        Ok(ServiceCreateReply { created: name != "old", service: ServiceView { name, network, ports, ..service() } })
+        let ServiceCreateRequest { name, network, ports, lb, affinity, endpoint_mode, health, drain } = request;
+        let check = health.apply_to(None).map_err(Refusal::invalid)?;
+        let vips = if endpoint_mode == EndpointMode::Vip { service().vips } else { Vec::new() };
+        let view = ServiceView {
+            name,
+            network,
+            vips,
+            ports: chosen(ports),
+            lb,
+            affinity,
+            endpoint_mode,
+            health: check.as_ref().map(Into::into),
+            drain: drain.unwrap_or(service().drain),
+            ..service()
+        };
+        Ok(ServiceCreateReply { created: view.name != "old", service: view })
     }
 
     async fn service_list(&self) -> Result<Vec<ServiceView>, Refusal> {
@@ -253,6 +268,8 @@ impl Operations for Fake {
             name: "batch".into(),
             vips: vec!["10.201.0.242".into()],
             ports: Vec::new(),
+            lb: Lb::Random,
+            drain: "1m".parse().unwrap(),
             replicas_ready: 0,
             replicas_total: 0,
             status: ServiceStatus::Empty,
@@ -287,12 +304,23 @@ impl Operations for Fake {
 
     async fn service_inspect(&self, name: &str) -> Result<ServiceView, Refusal> {
         self.note("service_inspect", name, &())?;
-        Ok(service())
+        Ok(if name == "tuned" { tuned() } else { service() })
     }
 
     async fn service_update(&self, name: &str, request: ServiceUpdateRequest) -> Result<ServiceView, Refusal> {
         self.note("service_update", name, &request)?;
-        Ok(ServiceView { ports: request.apply_to(&service().ports), ..service() })
+        let had = service();
+        // It has none that could be changed.
+        let check = request.health.apply_to(None).ok().flatten();
+        Ok(ServiceView {
+            ports: chosen(request.apply_to(&had.ports)),
+            lb: request.lb.unwrap_or(had.lb),
+            affinity: request.affinity.unwrap_or(had.affinity),
+            endpoint_mode: request.endpoint_mode.unwrap_or(had.endpoint_mode),
+            health: check.as_ref().map(Into::into),
+            drain: request.drain.unwrap_or(had.drain),
+            ..had
+        })
     }
 
     async fn service_remove(&self, service: &str) -> Result<(), Refusal> {
@@ -386,7 +414,7 @@ fn drain() -> DrainView {
         nodes: 2,
         waiting_for: Vec::new(),
         replicas: vec![replica("web-1", Some(0)), replica("web-2", Some(0))],
-        timeout_ms: 10_000,
+        timeout: "10s".parse().unwrap(),
         done: true,
     }
 }
@@ -444,10 +472,46 @@ fn service() -> ServiceView {
         network: "front".into(),
         vips: vec!["10.201.0.241".into()],
         ports: vec!["8080:80".parse().unwrap(), "53:5353/udp".parse().unwrap()],
+        lb: Lb::Rr,
+        affinity: Affinity::Off,
+        endpoint_mode: EndpointMode::Vip,
+        health: None,
+        drain: "10s".parse().unwrap(),
         replicas_ready: 1,
         replicas_total: 2,
         status: ServiceStatus::Degraded,
     }
+}
+
+/// A service with nothing as usual.
+fn tuned() -> ServiceView {
+    let health = HealthView {
+        probe: "http:/healthz".parse().unwrap(),
+        status: Some("204".parse().unwrap()),
+        port: NonZeroU16::new(81),
+        interval: "500ms".parse().unwrap(),
+        timeout: "2s".parse().unwrap(),
+        rise: 2,
+        fall: 5,
+    };
+    let port = "[2001:db8::1]:443:8443/tcp,mode=proxy,proxy-protocol=v2,proxy-from=192.0.2.0/24";
+    ServiceView {
+        name: "tuned".into(),
+        vips: Vec::new(),
+        ports: vec!["eth0:30000:80".parse().unwrap(), port.parse().unwrap()],
+        lb: Lb::Source,
+        affinity: "10m".parse().unwrap(),
+        endpoint_mode: EndpointMode::Dnsrr,
+        health: Some(health),
+        drain: "0s".parse().unwrap(),
+        ..service()
+    }
+}
+
+/// What the cluster's choice is left to is 30000 here.
+fn chosen(ports: Vec<PortSpec>) -> Vec<PortSpec> {
+    let choose = |port: PortSpec| if port.published == 0 { PortSpec { published: 30_000, ..port } } else { port };
+    ports.into_iter().map(choose).collect()
 }
 
 fn endpoint() -> EndpointView {

@@ -7,6 +7,7 @@ mod endpoints;
 mod founding;
 mod lookup;
 mod membership;
+mod names;
 mod networks;
 mod nodes;
 pub(super) mod release;

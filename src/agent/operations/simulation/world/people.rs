@@ -4,6 +4,7 @@ use std::{
     net::IpAddr,
     num::NonZeroU16,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::FutureExt as _;
@@ -181,7 +182,7 @@ impl World {
         let Some(member) = self.member(index) else { return };
         let Some(id) = self.dice.pick(self.ledger.told().live.keys().copied()) else { return };
         let ledger = self.ledger.clone();
-        let request = DrainRequest { timeout_ms: self.dice.strikes(300).then_some(500) };
+        let request = DrainRequest { timeout: self.dice.strikes(300).then_some(Duration::from_millis(500).into()) };
         self.operate(index, format!("endpoint drain {id}"), async move {
             let reply = drain::endpoint(&member, &id.to_string(), request).await?;
             let mut told = ledger.told();
@@ -225,10 +226,10 @@ impl World {
     }
 
     fn ports(&self) -> Vec<PortSpec> {
-        let port = |number: usize| NonZeroU16::new(u16::try_from(number).unwrap()).unwrap();
+        let target = NonZeroU16::new(80).unwrap();
         let protocol = if self.dice.strikes(500) { Protocol::Tcp } else { Protocol::Udp };
         (0..self.dice.below(3))
-            .map(|_| PortSpec { published: port(8000 + self.dice.below(6)), target: port(80), protocol })
+            .map(|_| PortSpec::new(u16::try_from(8000 + self.dice.below(6)).unwrap(), target, protocol))
             .collect()
     }
 
@@ -237,7 +238,12 @@ impl World {
         let cluster = member.cluster().unwrap();
         let networks = cluster.networks.values().map(|network| network.name.to_string());
         let Some(network) = self.dice.pick(networks) else { return };
-        let request = ServiceCreateRequest { name: self.fresh_name("service"), network, ports: self.ports() };
+        let request = ServiceCreateRequest {
+            name: self.fresh_name("service"),
+            network,
+            ports: self.ports(),
+            ..ServiceCreateRequest::default()
+        };
         self.operate(index, format!("service create {} in {}", request.name, request.network), async move {
             services::create(&member, &request).await.map(|_| ())
         });
@@ -245,7 +251,7 @@ impl World {
 
     pub(super) fn update_service(&mut self, index: Owner) {
         let Some((member, name)) = self.some_service(index) else { return };
-        let request = ServiceUpdateRequest { ports: Some(self.ports()), add_ports: vec![], remove_ports: vec![] };
+        let request = ServiceUpdateRequest { ports: Some(self.ports()), ..ServiceUpdateRequest::default() };
         self.operate(index, format!("service update {name}"), async move {
             services::update(&member, &name, &request).await.map(|_| ())
         });
