@@ -124,11 +124,10 @@ async fn wait(member: &Member, leaving: &Leaving, patience: Patience) -> DrainRe
         reply.connections = finished(member, endpoint.id, time).await;
         match reply.connections {
             Some(0) => {}
-            Some(open) => reply.warnings.push(format!(
-                "{open} connection{} to {name} still open after {}",
-                if open == 1 { " was" } else { "s were" },
-                Span::from(time)
-            )),
+            Some(1) => reply.warnings.push(format!("1 connection to {name} was still open after {}", Span::from(time))),
+            Some(open) => {
+                reply.warnings.push(format!("{open} connections to {name} were still open after {}", Span::from(time)));
+            }
             None => reply.warnings.push(format!(
                 "its node did not tell within {} whether connections to {name} are open",
                 Span::from(time)
