@@ -57,6 +57,9 @@ impl Host {
         weft: PathBuf,
     ) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+        // The machine's own resolvers are nobody's business here.
+        let config = format!("resolv-conf = {:?}\n", folder.join("resolv.conf"));
+        fs::write(folder.join("weft.toml"), config).context("the agent's configuration cannot be written")?;
         Ok(Self { netns, name: name.into(), address, address6, folder, weft, agent: None })
     }
 
@@ -102,6 +105,11 @@ impl Host {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
+    /// The file in which its agent looks for the host's own resolvers; there is none until somebody writes it.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.folder.join("resolv.conf")
+    }
+
     /// The binary that its agent and commands run from.
     pub fn binary(&self) -> &Path {
         &self.weft
@@ -114,19 +122,44 @@ impl Host {
 
     /// Starts the agent and waits until it answers.
     pub fn start_agent(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.weft);
+        command.args(self.agent_words());
+        self.start_agent_by(command)
+    }
+
+    /// As [`Host::start_agent`], under a service manager that keeps its listening sockets and starts it again whenever it ends
+    /// ([`testkit::manage`]).
+    pub fn start_managed_agent(&mut self) -> Result<()> {
+        let mut command = Command::new(crate::topology::beside_us("weft-testkit")?);
+        command.arg("manage").arg(self.pid_file()).arg(self.folder.join("notify")).arg(&self.weft);
+        command.args(self.agent_words());
+        self.start_agent_by(command)
+    }
+
+    /// The id of the process that the service manager runs as the agent now.
+    pub fn managed_pid(&self) -> Result<i32> {
+        let text = fs::read_to_string(self.pid_file()).context("no managed agent has been started")?;
+        text.trim().parse().with_context(|| format!("{text:?} is no process id"))
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.folder.join("agent.pid")
+    }
+
+    fn agent_words(&self) -> Vec<std::ffi::OsString> {
+        let address = self.address.to_string();
+        let (data, run) = (self.folder.join("data"), self.folder.join("run"));
+        let mut words: Vec<std::ffi::OsString> =
+            ["agent", "--node", &self.name, "--advertise", &address, "--metrics", METRICS].map(Into::into).into();
+        words.extend(["--config".into(), self.folder.join("weft.toml").into()]);
+        words.extend(["--data-dir".into(), data.into(), "--run-dir".into(), run.into()]);
+        words
+    }
+
+    fn start_agent_by(&mut self, mut command: Command) -> Result<()> {
         ensure!(self.agent.is_none(), "the agent of {} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(self.log()).context("the log cannot be opened")?;
-        let mut command = Command::new(&self.weft);
-        command
-            .args(["agent", "--node", &self.name, "--advertise", &self.address.to_string()])
-            .args(["--metrics", METRICS])
-            .arg("--data-dir")
-            .arg(self.folder.join("data"))
-            .arg("--run-dir")
-            .arg(self.folder.join("run"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("the log cannot be shared")?)
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone().context("the log cannot be shared")?).stderr(log);
         let mut agent = self.netns.start(format!("the agent of {}", self.name), command)?;
         let answers = wait_until(format!("the agent of {} answers", self.name), AGENT_START_BOUND, || {
             if let Some(status) = agent.ended()? {
@@ -310,6 +343,17 @@ impl Container {
     /// Its namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+
+    /// Takes the replica's program out of it, which ends when the program is dropped.
+    pub fn stop_program(&mut self) -> Option<Process> {
+        self.program.take()
+    }
+
+    /// Kills the replica's program; the container stays.
+    pub fn stop_replica(&mut self) -> Result<()> {
+        let program = self.program.take();
+        program.map(Process::kill).with_context(|| format!("no replica's program runs in {}", self.name))
     }
 
     /// Starts the replica's program in it.

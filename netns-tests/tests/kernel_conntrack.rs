@@ -7,11 +7,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use netns_tests::isolated;
-use weft::kernel::conntrack::Conntrack;
+use weft::{
+    kernel::conntrack::Conntrack,
+    model::{Flow, L4},
+};
 
 /// A busy machine's bound on what the kernel does in microseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -117,5 +121,64 @@ fn connections_count_while_either_side_may_have_data() {
             assert_eq!(counts(&conntrack).await[&replica], 2);
             assert_eq!(counts(&conntrack).await[&OTHERS[family].parse().unwrap()], 1);
         }
+    });
+}
+
+/// How many entries of `conntrack -L` name both addresses.
+fn entries(one: &str, two: &str) -> usize {
+    let mut count = 0;
+    for family in ["ipv4", "ipv6"] {
+        let output = Command::new("conntrack").args(["-L", "-f", family]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        count += text.lines().filter(|line| line.contains(one) && line.contains(two)).count();
+    }
+    count
+}
+
+#[test]
+fn what_is_stale_is_forgotten_in_every_zone_and_nothing_else() {
+    isolated(|| async {
+        world();
+        // A zone as the mesh's: for the original direction alone.
+        run("nft 'add table inet z; add chain inet z raw { type filter hook output priority -300; }; \
+             add rule inet z raw udp sport 7001 ct original zone set 5; \
+             add rule inet z raw udp sport 7002 ct zone set 6'");
+        let conntrack = Conntrack::open().unwrap();
+        for family in [0, 1] {
+            let (vip, replica) = (VIPS[family], REPLICAS[family]);
+            let udp = UdpSocket::bind(address(replica, 80)).unwrap();
+            let tcp = TcpListener::bind(address(replica, 80)).unwrap();
+            let any = if family == 0 { "0.0.0.0" } else { "::" };
+            for port in [7001, 7002, 7003] {
+                let client = UdpSocket::bind(address(any, port)).unwrap();
+                client.send_to(b"question", address(vip, 80)).unwrap();
+                udp.recv_from(&mut [0; 16]).unwrap();
+            }
+            let kept = exchange(&udp, address(replica, 80));
+            let (_client, _server) = connect(&tcp, address(vip, 80));
+            assert_eq!(entries(&format!("dst={vip}"), &format!("src={replica}")), 4);
+            let is_stale = |flow: &Flow| flow.protocol == L4::Udp && flow.is_translated();
+            assert_eq!(conntrack.forget(Arc::new(is_stale)).await.unwrap(), 3);
+            assert_eq!(entries(&format!("dst={vip}"), &format!("src={replica}")), 1, "TCP stays");
+            assert_eq!(entries("udp", &format!("sport={}", kept.local_addr().unwrap().port())), 1);
+            assert_eq!(conntrack.forget(Arc::new(is_stale)).await.unwrap(), 0);
+        }
+    });
+}
+
+#[test]
+fn thousands_are_forgotten_in_batches() {
+    isolated(|| async {
+        world();
+        let conntrack = Conntrack::open().unwrap();
+        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for port in 1000..6000 {
+            client.send_to(b"x", address(VIPS[0], port)).unwrap();
+        }
+        let begun = Instant::now();
+        let forgotten = conntrack.forget(Arc::new(|flow| flow.asked.port() < 5000)).await.unwrap();
+        println!("{forgotten} forgotten in {:?}", begun.elapsed());
+        assert_eq!(forgotten, 4000);
+        assert_eq!(conntrack.forget(Arc::new(Flow::is_translated)).await.unwrap(), 1000);
     });
 }

@@ -55,7 +55,7 @@ fn a_connection_goes_on_while_new_ones_go_elsewhere() {
         let again = topology.host(1).weft_ok(&format!("endpoint drain {busy}"))?;
         ensure!(again.contains("drained"), "{again}");
         out_of_balancing(topology, busy)?;
-        ensure!(topology.host(2).metric("weft_drains_total")? >= 1.0);
+        ensure!(topology.host(2).metric("weft_drain_outcomes_total")? >= 1.0);
         Ok(())
     });
 }

@@ -208,7 +208,7 @@ fn table(endpoints: &[EndpointView]) -> Table {
 }
 
 fn sheet(endpoint: &EndpointView) -> Sheet {
-    Sheet::default()
+    let sheet = Sheet::default()
         .with("ID", endpoint.id.as_str())
         .with("Name", endpoint.name.as_str())
         .with("Aliases", Cell::list(&endpoint.aliases))
@@ -220,5 +220,9 @@ fn sheet(endpoint: &EndpointView) -> Sheet {
         .with("Weight", endpoint.weight.to_string())
         .with("Namespace", endpoint.netns.as_str())
         .with("Device", format!("{}, MAC {}", endpoint.ifname, endpoint.mac))
-        .with("Host's device", endpoint.link.as_str())
+        .with("Host's device", endpoint.link.as_str());
+    match &endpoint.fault {
+        Some(fault) => sheet.with("Last probe", Cell::bad(fault.as_str())),
+        None => sheet,
+    }
 }

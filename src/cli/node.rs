@@ -108,6 +108,9 @@ impl NodeCommand {
 pub(super) fn status(node: &NodeView) -> Cell {
     let word = node.status.as_str();
     match node.status {
+        NodeStatus::Ready | NodeStatus::Suspended if node.reachable == Some(false) => {
+            Cell::bad(format!("{word}, unreachable from here"))
+        }
         NodeStatus::Ready => Cell::good(word),
         NodeStatus::Suspended => Cell::bad(word),
     }

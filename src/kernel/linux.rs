@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::{
-    Changes, Kernel, KernelError, LocalPrefix, Rtnetlink,
+    Changes, FlowTest, Kernel, KernelError, LocalPrefix, Rtnetlink,
     conntrack::Conntrack,
     netns,
     nft::{Nft, NftChanges},
@@ -63,6 +63,16 @@ impl LinuxKernel {
         self.rtnetlink.local_prefixes().await
     }
 
+    /// See [`Rtnetlink::local_addresses`].
+    pub async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        self.rtnetlink.local_addresses().await
+    }
+
+    /// This host's connections, for whoever wants to hear of them.
+    pub fn conntrack(&self) -> &Conntrack {
+        &self.conntrack
+    }
+
     /// See [`Rtnetlink::rp_filter_all`].
     pub fn rp_filter_all(&self) -> Result<u8, KernelError> {
         self.rtnetlink.rp_filter_all()
@@ -87,6 +97,10 @@ impl Kernel for LinuxKernel {
 
     async fn open_connections(&self, replicas: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
         self.conntrack.open_connections(replicas).await
+    }
+
+    async fn forget_flows(&self, is_stale: FlowTest) -> Result<u32, KernelError> {
+        self.conntrack.forget(is_stale).await
     }
 
     async fn apply(&self, step: &Step) -> Result<(), KernelError> {

@@ -8,6 +8,7 @@ pub mod netns;
 pub mod nft;
 mod sysctl;
 
+pub use conntrack::FlowTest;
 pub use fake::{Attempt, FakeKernel, Faults};
 pub use linux::LinuxKernel;
 pub use netlink::{Changes, LocalPrefix, ROUTE_METRIC, Rtnetlink};
@@ -44,6 +45,10 @@ pub trait Kernel: Send + Sync {
     ///
     /// Counted are the connections that this host's connection tracking knows: all of a container that lives here.
     async fn open_connections(&self, replicas: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>, KernelError>;
+
+    /// Makes connection tracking forget every connection that `is_stale` says so of, and tells how many. Their next packet is
+    /// the first of a connection again. Idempotent; what comes up meanwhile may be missed.
+    async fn forget_flows(&self, is_stale: FlowTest) -> Result<u32, KernelError>;
 }
 
 /// What the kernel refused.

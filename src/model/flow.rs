@@ -14,6 +14,8 @@ pub struct Flow {
     pub asked: SocketAddr,
     /// Who answers: the source of its replies. The same as [`Self::asked`] unless the destination was translated.
     pub replica: SocketAddr,
+    /// Whether anything has come back.
+    pub is_answered: bool,
     /// Where it stands.
     pub stage: FlowStage,
     /// Bytes in both directions, with headers; nothing if the kernel does not count (`net.netfilter.nf_conntrack_acct`).

@@ -38,5 +38,8 @@ pub use network::{Network, NetworkId, Subnet};
 pub use node::{Availability, Node, NodeId, PEER_PORT};
 pub use port::{Bind, DeviceName, PortMode, ProxyMode, ProxyProtocol, PublishedPort};
 pub use protocol::{Family, L4};
-pub use ruleset::{Chain, ChainName, Connections, Hook, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, Slot};
+pub use ruleset::{
+    Chain, ChainName, Connections, Hook, Memory, Pick, Rule, Ruleset, SOURCE_SEED, SetKey, SetName, SetSchema,
+    SetValue, Slot,
+};
 pub use service::{EndpointMode, Lb, Service, ServiceId};

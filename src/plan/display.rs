@@ -52,6 +52,7 @@ impl fmt::Display for Step {
                     write!(f, "ip route replace {prefix} dev {VTEP_LINK} scope link{}", InTable(*table))
                 }
                 NextHop::Link(link) => write!(f, "ip route replace {prefix} dev {link} scope link{}", InTable(*table)),
+                NextHop::Local => write!(f, "ip route replace local {prefix} dev lo{}", InTable(*table)),
                 NextHop::Unreachable => write!(f, "ip route replace unreachable {prefix}{}", InTable(*table)),
             },
             Self::DeleteRoute(table, prefix) => write!(f, "ip route del {prefix}{}", InTable(*table)),
@@ -147,6 +148,10 @@ fn write_element((key, value): (SetKey, SetValue), f: &mut fmt::Formatter<'_>) -
     match key {
         SetKey::Port(protocol, port) => write!(f, "{protocol} . {port}"),
         SetKey::Address(address) => write!(f, "{address}"),
+        SetKey::AddressPort(address, protocol, port) => write!(f, "{address} . {protocol} . {port}"),
+        SetKey::DevicePort(device, protocol, port) => write!(f, "{device} . {protocol} . {port}"),
+        SetKey::ServiceAddress(service, address) => write!(f, "{service} . {address}"),
+        SetKey::AddressPair(source, destination) => write!(f, "{source} . {destination}"),
         SetKey::Slot(slot) => write!(f, "{}", slot.0),
         SetKey::Mac(mac) => write!(f, "{mac}"),
         SetKey::Prefix(prefix) => write!(f, "{prefix}"),

@@ -289,6 +289,7 @@ impl Operations for Fake {
             weight: 1,
             balanced: true,
             reason: None,
+            traffic: None,
         };
         let suspended = ReplicaView {
             endpoint: "web-2".into(),
@@ -425,6 +426,7 @@ fn node_1() -> NodeView {
         name: "n1".into(),
         address: "192.0.2.1".into(),
         status: NodeStatus::Ready,
+        reachable: None,
         availability: Availability::Active,
         labels: BTreeMap::from([("zone".into(), "a".into())]),
         store: true,
@@ -440,6 +442,7 @@ fn node_2() -> NodeView {
         name: "n2".into(),
         address: "192.0.2.2".into(),
         status: NodeStatus::Suspended,
+        reachable: None,
         availability: Availability::Drain,
         labels: BTreeMap::new(),
         store: false,
@@ -480,6 +483,7 @@ fn service() -> ServiceView {
         replicas_ready: 1,
         replicas_total: 2,
         status: ServiceStatus::Degraded,
+        traffic: None,
     }
 }
 
@@ -529,6 +533,7 @@ fn endpoint() -> EndpointView {
         netns: "/run/netns/web1".into(),
         link: "weft.00000000a1".into(),
         mac: "02:00:0a:c9:00:01".into(),
+        fault: None,
     }
 }
 

@@ -6,14 +6,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{root, setup};
 
-/// `cargo xtask bench [PART]`: the usual measurements, or one part alone, such as `rolling-update`.
+/// `cargo xtask bench [PART]...`: all parts, or those that are named, such as `rolling-update`.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::ensure_tools(setup::For::Bench)?;
     // The programs under test have to lie beside the one that measures.
     let build =
         ["build", "--release", "--package", "weft", "--package", "netns-tests", "--package", "weft-bench", "--bins"];
-    let part: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let measure = [&["run", "--release", "--quiet", "--package", "weft-bench", "--"], &part[..]].concat();
+    let parts: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let measure = [&["run", "--release", "--quiet", "--package", "weft-bench", "--"], &parts[..]].concat();
     for words in [&build[..], &measure[..]] {
         let status = Command::new("cargo")
             .args(words)

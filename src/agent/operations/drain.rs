@@ -136,7 +136,7 @@ async fn wait(member: &Member, leaving: &Leaving, patience: Patience) -> DrainRe
     }
     let service = service.as_ref().map_or("", |service| service.name.as_str());
     let outcome = if reply.warnings.is_empty() { "done" } else { "cut_short" };
-    member.metrics.drains.with_label_values(&[service, outcome]).inc();
+    member.metrics.drain_outcomes.with_label_values(&[service, outcome]).inc();
     for warning in &reply.warnings {
         warn!("{warning}");
     }
@@ -146,7 +146,7 @@ async fn wait(member: &Member, leaving: &Leaving, patience: Patience) -> DrainRe
 /// Counts an endpoint that leaves without any of this.
 pub(super) fn forced(member: &Member, cluster: &Cluster, endpoint: &Endpoint) {
     if let Some(service) = endpoint.service.and_then(|service| cluster.services.get(&service)) {
-        member.metrics.drains.with_label_values(&[service.name.as_str(), "forced"]).inc();
+        member.metrics.drain_outcomes.with_label_values(&[service.name.as_str(), "forced"]).inc();
     }
 }
 

@@ -15,6 +15,7 @@ mod services;
 #[cfg(test)]
 mod simulation;
 mod status;
+mod traffic;
 mod wish;
 
 pub(super) use status::gather;
@@ -164,11 +165,13 @@ impl Operations for Arc<Agent> {
     }
 
     async fn service_replicas(&self, service: &str) -> Result<Vec<ReplicaView>, Refusal> {
-        services::replicas(&*self.member().await?, service)
+        let member = self.member().await?;
+        Ok(traffic::with_replicas(&member, services::replicas(&member, service)?).await)
     }
 
     async fn service_inspect(&self, service: &str) -> Result<ServiceView, Refusal> {
-        services::inspect(&*self.member().await?, service)
+        let member = self.member().await?;
+        Ok(traffic::with_service(&member, services::inspect(&member, service)?).await)
     }
 
     async fn service_update(&self, service: &str, request: ServiceUpdateRequest) -> Result<ServiceView, Refusal> {

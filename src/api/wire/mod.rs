@@ -17,6 +17,7 @@ mod node;
 pub(super) mod port;
 mod service;
 mod span;
+mod traffic;
 
 pub use balancing::{Affinity, EndpointMode, Lb};
 pub use cluster::{
@@ -33,6 +34,7 @@ pub use service::{
     ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus, ServiceUpdateRequest, ServiceView,
 };
 pub use span::Span;
+pub use traffic::{EntranceTraffic, ReplicaTraffic, ServiceTraffic};
 
 /// What can be printed for a program.
 pub trait ToJson {

@@ -110,6 +110,7 @@ pub(super) mod nfta {
     pub(in super::super) const SET_DESC: u16 = 9;
     pub(in super::super) const SET_ID: u16 = 10;
     pub(in super::super) const SET_USERDATA: u16 = 13;
+    pub(in super::super) const SET_DESC_SIZE: u16 = 1;
     pub(in super::super) const SET_DESC_CONCAT: u16 = 2;
     pub(in super::super) const SET_FIELD_LEN: u16 = 1;
 

@@ -138,6 +138,12 @@ impl State {
         held.content.as_ref().is_ok_and(|endpoint| endpoint.id == id).then_some(held.version)
     }
 
+    /// The readable endpoint whose record lies under an address, with the record's version.
+    pub fn endpoint_at(&self, network: NetworkId, address: IpAddr) -> Option<(&Endpoint, Revision)> {
+        let held = self.endpoints.get(&(network, address))?;
+        held.content.as_ref().ok().map(|endpoint| (&**endpoint, held.version))
+    }
+
     /// The configuration's generation, to be compared and bumped with every change of nodes, networks and services.
     pub fn generation(&self) -> Result<Generation, RecordError> {
         match &self.generation {

@@ -134,7 +134,7 @@ fn check_mesh(cluster: &Cluster, state: &HostState) -> Result<(), String> {
                     Rule::BalancePort { family, shard, first, slots, .. } => {
                         within(SetName::Targets(family, shard), first, slots)
                     }
-                    Rule::BalanceVip { family, shard, first, slots } => {
+                    Rule::BalanceVip { family, shard, first, slots, .. } => {
                         within(SetName::Replicas(family, shard), first, slots)
                     }
                     _ => BTreeSet::new(),
@@ -149,7 +149,7 @@ fn check_mesh(cluster: &Cluster, state: &HostState) -> Result<(), String> {
             .filter(|(_, verdict)| verdict.takes_connections())
             .flat_map(|(id, _)| cluster.endpoints[id].addresses.iter().copied())
             .collect();
-        let chains = service.ports.iter().map(|port| ChainName::Port(port.protocol, port.published.get()));
+        let chains = service.ports.iter().map(|port| ChainName::Port(port.protocol, port.published.get(), port.bind));
         for chain in chains.chain([ChainName::Vip(service.id)]) {
             let found = reached(chain).ok_or_else(|| format!("{} has no chain {chain}", service.name))?;
             if found != takers {

@@ -170,6 +170,8 @@ impl World {
             self.nodes[index].wire.heal();
             self.nodes[index].host.kernel.set_faults(Faults::None);
             self.nodes[index].host.kernel.fail_observations(0);
+            self.nodes[index].host.sicken(0);
+            self.nodes[index].host.isolate(0);
             self.start(index);
         }
         let mut rested = Duration::ZERO;
@@ -228,6 +230,14 @@ impl World {
             if let Some(failure) = pass.failures.first() {
                 return Some(format!("{}: {}", node.name, failure.message));
             }
+            if let Some(silent) = member.judgement().silent.first() {
+                return Some(format!("{} takes {silent:?} for silent", node.name));
+            }
+            let cluster = member.cluster()?;
+            if let Some(sick) = cluster.endpoints_on(member.me()).find(|each| each.state != model::EndpointState::Ready)
+            {
+                return Some(format!("{} of {} is {}", sick.name, node.name, sick.state.as_str()));
+            }
             if let Some(bereft) = pass.bereft.first() {
                 return Some(format!("{}: {bereft} has no namespace", node.name));
             }
@@ -247,7 +257,9 @@ impl World {
     async fn act(&mut self) {
         let index = self.dice.below(self.nodes.len());
         match self.dice.below(100) {
-            0..15 => {
+            11..13 => self.disturb_probes(index),
+            13..15 => self.change_check(index),
+            0..11 => {
                 let milliseconds = self.dice.pick([10, 100, 500, 1000, 3000, 12_000]).unwrap();
                 self.ledger.log(format!("{milliseconds} ms pass"));
                 self.pass_time(milliseconds).await;

@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 use super::{Live, NAMESPACES, Owner, World, laws::sends_to};
 use crate::{
     agent::{
-        configuration::read,
+        configuration::{Decision, Fresh, configure, put, read},
         member::Member,
         operations::{attach, drain, endpoints, networks, nodes, services},
     },
@@ -20,7 +20,8 @@ use crate::{
         AttachRequest, Availability, DetachRequest, DrainRequest, NetnsTarget, NetworkCreateRequest, PortSpec,
         Protocol, ServiceCreateRequest, ServiceUpdateRequest,
     },
-    model::{EndpointId, LinkName, NextHop, Route, RouteTable},
+    model::{EndpointId, HealthCheck, LinkName, NextHop, Probe, Route, RouteTable, Service},
+    store::record,
 };
 
 impl World {
@@ -254,6 +255,29 @@ impl World {
         let request = ServiceUpdateRequest { ports: Some(self.ports()), ..ServiceUpdateRequest::default() };
         self.operate(index, format!("service update {name}"), async move {
             services::update(&member, &name, &request).await.map(|_| ())
+        });
+    }
+
+    /// A service gains, changes or loses its health check.
+    pub(super) fn change_check(&mut self, index: Owner) {
+        let Some((member, name)) = self.some_service(index) else { return };
+        let health = self.dice.strikes(700).then(|| HealthCheck {
+            probe: Probe::Tcp,
+            port: NonZeroU16::new(80),
+            interval: Duration::from_millis(self.dice.pick([500, 2000]).unwrap()),
+            timeout: HealthCheck::TIMEOUT_DEFAULT,
+            rise: u8::try_from(1 + self.dice.below(2)).unwrap(),
+            fall: u8::try_from(1 + self.dice.below(3)).unwrap(),
+        });
+        self.operate(index, format!("service update {name}: {health:?}"), async move {
+            let name = name.parse().unwrap();
+            let decide = |fresh: &Fresh| {
+                let Some(service) = fresh.cluster.service_named(&name) else { return Ok(Decision::Already(())) };
+                let service = Service { health: health.clone(), ..service.clone() };
+                let write = put(record::key_of_service(service.id), record::encode_service(&service));
+                Ok(Decision::Write(vec![write], ()))
+            };
+            configure(&*member.store, decide).await.map(|_| ())
         });
     }
 
