@@ -63,7 +63,7 @@ impl Setting {
     }
 
     fn apply(&self) {
-        assert_eq!(self.proxy.apply(&Table { doors: vec![self.door.clone()] }), []);
+        assert_eq!(self.proxy.apply(&Table { doors: vec![self.door.clone()] }).troubles, []);
     }
 
     fn connect(&self) -> TcpStream {
@@ -190,7 +190,9 @@ fn the_fewest_connections_are_chosen_and_a_dead_replica_is_passed_over() {
         }
     }
     // The third's two end: the next two are its.
-    drop(held.drain(..).enumerate().filter(|(at, _)| at % 3 != 2).map(|(_, pair)| pair).collect::<Vec<_>>().split_off(4));
+    drop(
+        held.drain(..).enumerate().filter(|(at, _)| at % 3 != 2).map(|(_, pair)| pair).collect::<Vec<_>>().split_off(4),
+    );
     setting.wait_count("all have ended", |count| count.open == 0);
 
     // A replica that refuses is tried, counted and passed over; its connections go to the others.
@@ -226,7 +228,7 @@ fn a_replica_that_is_taken_out_keeps_its_connections() {
     server.write_all(b"and on").unwrap();
     assert_eq!(read_exactly(&client, 6), b"and on");
     // So do those of a door that closes, while new ones are refused.
-    assert_eq!(setting.proxy.apply(&Table::default()), []);
+    assert_eq!(setting.proxy.apply(&Table::default()).troubles, []);
     client.write_all(b"still").unwrap();
     assert_eq!(read_exactly(&server, 5), b"still");
 }
@@ -273,8 +275,7 @@ fn v2(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
 
 #[test]
 fn a_named_peer_says_who_the_client_is() {
-    let headers =
-        ProxyMode { send: Some(ProxyProtocol::V1), accept_from: vec!["127.0.0.0/8".parse().unwrap()] };
+    let headers = ProxyMode { send: Some(ProxyProtocol::V1), accept_from: vec!["127.0.0.0/8".parse().unwrap()] };
     let setting = Setting::new(1, |round| Spread::InTurn(round.into()), headers);
     let mut client = setting.connect();
     // In pieces, with the first data in the same segment as the header's end.
@@ -318,7 +319,7 @@ fn datagrams_find_back() {
     let (headers, spread) = (ProxyMode::default(), Spread::InTurn([0].into()));
     let proxy = Proxy::start(Handed::default()).unwrap();
     let table = Table { doors: vec![Door { place, service: "dns".into(), headers, targets: vec![target], spread }] };
-    assert_eq!(proxy.apply(&table), []);
+    assert_eq!(proxy.apply(&table).troubles, []);
     let clients: Vec<UdpSocket> = (0..3)
         .map(|_| {
             let client = UdpSocket::bind((at, 0)).unwrap();
@@ -348,7 +349,7 @@ fn a_port_in_use_is_trouble_and_an_address_elsewhere_is_none() {
     setting.door.place.bind = Bind::Address(taken.local_addr().unwrap().ip());
     setting.door.place.port = NonZeroU16::new(taken.local_addr().unwrap().port()).unwrap();
     let table = Table { doors: vec![setting.door.clone()] };
-    let troubles = setting.proxy.apply(&table);
+    let troubles = setting.proxy.apply(&table).troubles;
     assert!(troubles.len() == 1 && troubles[0].message.contains("a program of this host has the port"), "{troubles:?}");
     drop(taken);
     setting.apply();

@@ -52,7 +52,9 @@ const ANSWERERS: usize = 24;
 /// Measures, or says why not.
 pub(crate) fn run() -> Result<()> {
     let Ok(version) = Command::new(OTHER).arg("-v").output() else {
-        println!("proxy mode beside HAProxy: SKIPPED, there is no {OTHER} (Debian package haproxy; `cargo xtask setup`)\n");
+        println!(
+            "proxy mode beside HAProxy: SKIPPED, there is no {OTHER} (Debian package haproxy; `cargo xtask setup`)\n"
+        );
         return Ok(());
     };
     let version = String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default().to_owned();
@@ -82,7 +84,8 @@ pub(crate) fn run() -> Result<()> {
         }
     }
 
-    let [mut bulk, mut cost_bulk, mut rate, mut cost, mut grown, mut whole] = [const { () }; 6].map(|()| Pairs::default());
+    let [mut bulk, mut cost_bulk, mut rate, mut cost, mut grown, mut whole] =
+        [const { () }; 6].map(|()| Pairs::default());
     for round in 0..ROUNDS {
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut values = [[0.0; 2]; 6];
@@ -122,14 +125,24 @@ pub(crate) fn run() -> Result<()> {
     report::beside(OTHER, "CPU per Gbit", Unit::Microseconds, &cost_bulk, Goal::AtMost(1.0));
     report::beside(OTHER, "new connections through the proxy", Unit::PerSecond, &rate, Goal::AtLeast(1.0));
     report::beside(OTHER, "CPU per connection", Unit::Microseconds, &cost, Goal::AtMost(1.0));
-    report::beside(OTHER, "resident memory with 10,000 idle connections, the whole process", Unit::Mebibytes, &whole, Goal::AtMost(1.0));
+    report::beside(
+        OTHER,
+        "resident memory with 10,000 idle connections, the whole process",
+        Unit::Mebibytes,
+        &whole,
+        Goal::AtMost(1.0),
+    );
     drop(haproxy);
     Ok(())
 }
 
 fn start_haproxy(topology: &Topology, host: &Host, replica: IpAddr, threads: usize) -> Result<Process> {
     let listens = [SHORT, IDLE, BULK].map(|port| {
-        format!("listen p{port}\n  bind [::]:{} v4v6\n  server replica {}\n", port + BESIDE, SocketAddr::new(replica, port))
+        format!(
+            "listen p{port}\n  bind [::]:{} v4v6\n  server replica {}\n",
+            port + BESIDE,
+            SocketAddr::new(replica, port)
+        )
     });
     let config = format!(
         "global\n  nbthread {threads}\n  maxconn 12000\n\

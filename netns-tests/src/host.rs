@@ -150,10 +150,7 @@ impl Host {
     fn start_agent_by(&mut self, mut command: Command) -> Result<()> {
         ensure!(self.agent.is_none(), "the agent of {} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(self.log()).context("the log cannot be opened")?;
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("the log cannot be shared")?)
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone().context("the log cannot be shared")?).stderr(log);
         let mut agent = self.netns.start(format!("the agent of {}", self.name), command)?;
         let answers = wait_until(format!("the agent of {} answers", self.name), AGENT_START_BOUND, || {
             if let Some(status) = agent.ended()? {

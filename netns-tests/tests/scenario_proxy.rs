@@ -54,8 +54,14 @@ fn the_client_is_told_byte_for_byte() {
             }
             // From a named peer the header is believed and passed on, whichever family it speaks of.
             for (sent, passed) in [
-                (&b"PROXY TCP4 203.0.113.7 203.0.113.8 4711 443\r\n"[..], &b"PROXY TCP4 203.0.113.7 203.0.113.8 4711 443\r\n"[..]),
-                (&version_2("[2001:db8::7]:4711".parse()?, "[2001:db8::8]:443".parse()?), b"PROXY TCP6 2001:db8::7 2001:db8::8 4711 443\r\n"),
+                (
+                    &b"PROXY TCP4 203.0.113.7 203.0.113.8 4711 443\r\n"[..],
+                    &b"PROXY TCP4 203.0.113.7 203.0.113.8 4711 443\r\n"[..],
+                ),
+                (
+                    &version_2("[2001:db8::7]:4711".parse()?, "[2001:db8::8]:443".parse()?),
+                    b"PROXY TCP6 2001:db8::7 2001:db8::8 4711 443\r\n",
+                ),
                 (b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN\r\n"),
                 (b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0", b"PROXY UNKNOWN\r\n"),
             ] {

@@ -152,7 +152,11 @@ impl Agent {
                 let judgements = member.judgements.subscribe();
                 member.also_run(proxies::follow(Arc::clone(&self.proxies), member.clusters.clone(), judgements));
             }
-            None => self.proxies.close(),
+            None => {
+                let proxies = Arc::clone(&self.proxies);
+                // It waits until the doors are closed.
+                let _ = tokio::task::spawn_blocking(move || proxies.close()).await;
+            }
         }
         *self.trouble.write().await = None;
         *self.member.write().await = member;

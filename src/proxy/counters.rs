@@ -25,8 +25,7 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::NoReplica, Self::Connect, Self::Header, Self::Reset, Self::Idle, Self::Resources];
+    pub const ALL: [Self; 6] = [Self::NoReplica, Self::Connect, Self::Header, Self::Reset, Self::Idle, Self::Resources];
 
     /// The word for people and programs.
     pub fn as_str(self) -> &'static str {

@@ -1,27 +1,12 @@
 //! Datagrams to the host's own loopback addresses: each client has a socket of its own towards its replica, so that answers
 //! find back, for as long as datagrams come either way.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{
-    net::UdpSocket,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
 use tracing::warn;
 
-use super::{
-    Cause, Limits,
-    connection::address_for,
-    counters::Counts,
-    pool::Front,
-    spread,
-};
+use super::{Cause, Limits, connection::address_for, counters::Counts, pool::Front, spread};
 
 /// Clients at once; a further one is not served until another has been silent for long enough. They are programs of this host,
 /// each socket of which is one.
@@ -61,7 +46,8 @@ pub(super) async fn relay(socket: std::net::UdpSocket, front: Arc<Front>, limits
             None => {
                 let Some(flow) = open(&front, client).await else { continue };
                 front.counts.accept();
-                let answer = answer(Arc::clone(&flow), Arc::clone(&socket), client, Arc::clone(&front), limits.datagrams);
+                let answer =
+                    answer(Arc::clone(&flow), Arc::clone(&socket), client, Arc::clone(&front), limits.datagrams);
                 answers.spawn(answer);
                 flows.insert(client, Arc::clone(&flow));
                 flow

@@ -26,7 +26,7 @@ mod worker;
 pub use counters::{Cause, PortCount};
 pub use handover::Handed;
 pub use header::{HEADER_BYTES_MAX, Parsed, Told, parse as parse_header, write as write_header};
-pub use pool::{Proxy, Trouble};
+pub use pool::{Applied, Proxy, Trouble};
 pub use table::{Door, Place, Spread, Table, Target};
 
 use std::time::Duration;

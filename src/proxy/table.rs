@@ -1,9 +1,4 @@
-use std::{
-    fmt,
-    net::IpAddr,
-    num::NonZeroU16,
-    sync::Arc,
-};
+use std::{fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
 
 use crate::model::{Bind, EndpointId, L4, ProxyMode};
 

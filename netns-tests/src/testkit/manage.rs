@@ -90,21 +90,24 @@ fn listen(socket: &UnixDatagram, kept: &mut Vec<(String, OwnedFd)>) -> Result<bo
     let mut bytes = [0; 4096];
     let mut buffers = [IoSliceMut::new(&mut bytes)];
     let mut space = cmsg_space!([i32; 4]);
-    let (len, sockets) = match recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
-    {
-        Ok(message) => {
-            let mut sockets = Vec::new();
-            for control in message.cmsgs()? {
-                if let ControlMessageOwned::ScmRights(numbers) = control {
-                    #[expect(unsafe_code, reason = "recvmsg(2) has made these descriptors for us and tells their numbers")]
-                    sockets.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+    let (len, sockets) =
+        match recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Ok(message) => {
+                let mut sockets = Vec::new();
+                for control in message.cmsgs()? {
+                    if let ControlMessageOwned::ScmRights(numbers) = control {
+                        #[expect(
+                            unsafe_code,
+                            reason = "recvmsg(2) has made these descriptors for us and tells their numbers"
+                        )]
+                        sockets.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+                    }
                 }
+                (message.bytes, sockets)
             }
-            (message.bytes, sockets)
-        }
-        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
-        Err(errno) => return Err(errno).context("the notification socket fails"),
-    };
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
+            Err(errno) => return Err(errno).context("the notification socket fails"),
+        };
     let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
     let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("stored");
     if text.lines().any(|line| line == "FDSTOREREMOVE=1") {
