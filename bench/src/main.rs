@@ -5,8 +5,10 @@
 
 mod by_hand;
 mod measure;
+mod names;
 mod proxy;
 mod report;
+mod rolling_update;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -32,7 +34,8 @@ const RUNS: usize = 21;
 type Part = (&'static str, fn() -> Result<()>);
 
 /// Every part, in the order in which all of them run.
-const PARTS: &[Part] = &[("paths", paths), ("proxy", proxy::run)];
+const PARTS: &[Part] =
+    &[("paths", paths), ("names", names::run), ("rolling-update", rolling_update::run), ("proxy", proxy::run)];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -57,6 +57,9 @@ impl Host {
         weft: PathBuf,
     ) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+        // The machine's own resolvers are nobody's business here.
+        let config = format!("resolv-conf = {:?}\n", folder.join("resolv.conf"));
+        fs::write(folder.join("weft.toml"), config).context("the agent's configuration cannot be written")?;
         Ok(Self { netns, name: name.into(), address, address6, folder, weft, agent: None })
     }
 
@@ -102,6 +105,11 @@ impl Host {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
+    /// The file in which its agent looks for the host's own resolvers; there is none until somebody writes it.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.folder.join("resolv.conf")
+    }
+
     /// The binary that its agent and commands run from.
     pub fn binary(&self) -> &Path {
         &self.weft
@@ -140,10 +148,10 @@ impl Host {
 
     fn agent_words(&self) -> Vec<std::ffi::OsString> {
         let address = self.address.to_string();
-        let (data, run) = (self.folder.join("data"), self.folder.join("run"));
+        let [config, data, run] = ["weft.toml", "data", "run"].map(|name| self.folder.join(name).into());
         let mut words: Vec<std::ffi::OsString> =
             ["agent", "--node", &self.name, "--advertise", &address, "--metrics", METRICS].map(Into::into).into();
-        words.extend(["--data-dir".into(), data.into(), "--run-dir".into(), run.into()]);
+        words.extend(["--config".into(), config, "--data-dir".into(), data, "--run-dir".into(), run]);
         words
     }
 
@@ -336,10 +344,9 @@ impl Container {
         &self.netns
     }
 
-    /// Kills the replica's program; the container stays.
-    pub fn stop_replica(&mut self) -> Result<()> {
-        let program = self.program.take();
-        program.map(Process::kill).with_context(|| format!("no replica's program runs in {}", self.name))
+    /// Takes the replica's program out of it, which ends when the program is dropped.
+    pub fn stop_program(&mut self) -> Option<Process> {
+        self.program.take()
     }
 
     /// Starts the replica's program in it.

@@ -9,15 +9,19 @@ mod addressing;
 mod config;
 mod configuration;
 mod dry_run;
+mod flows;
 mod follower;
+mod health;
 mod host;
 mod identity;
 mod member;
 mod metrics;
+mod naming;
 mod operations;
 mod presence;
 mod proxies;
 mod reconciler;
+mod report;
 mod views;
 
 pub use dry_run::dry_run;
@@ -148,6 +152,8 @@ impl Agent {
     async fn set_membership(&self, member: Option<Arc<Member>>) {
         match &member {
             Some(member) => {
+                let tally = Arc::clone(&self.metrics.questions);
+                naming::start(member, self.config.resolv_conf.clone(), tally);
                 self.proxies.open();
                 let judgements = member.judgements.subscribe();
                 member.also_run(proxies::follow(Arc::clone(&self.proxies), member.clusters.clone(), judgements));

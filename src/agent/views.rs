@@ -26,6 +26,7 @@ pub(super) fn node(cluster: &Cluster, node: &Node, member: &Member) -> NodeView 
         name: node.name.to_string(),
         address: node.underlay.to_string(),
         status: if mesh::is_alive(cluster, node.id) { NodeStatus::Ready } else { NodeStatus::Suspended },
+        reachable: member.findings.is_reachable(node.id),
         availability: node.availability.into(),
         labels: node.labels.clone(),
         store: member.holds_store(node),
@@ -73,6 +74,7 @@ pub(super) fn service(cluster: &Cluster, judgement: &Judgement, service: &Servic
         replicas_ready: ready,
         replicas_total: total,
         status: ServiceStatus::of(ready, total),
+        traffic: None,
     }
 }
 
@@ -91,6 +93,7 @@ pub(super) fn replicas(cluster: &Cluster, judgement: &Judgement, service: &Servi
                 weight: replica.weight,
                 balanced: verdict.takes_connections(),
                 reason: verdict.reason().map(str::to_owned),
+                traffic: None,
             }
         })
         .collect();
@@ -119,6 +122,7 @@ pub(super) fn endpoint(cluster: &Cluster, endpoint: &Endpoint) -> EndpointView {
         netns: endpoint.netns.path.clone(),
         link: LinkName::of_endpoint(endpoint.id).to_string(),
         mac: attachment.mac().to_string(),
+        fault: None,
     }
 }
 

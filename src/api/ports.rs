@@ -221,7 +221,7 @@ mod tests {
             ("[2001:db8::1]:80", "does not say PUBLISHED:TARGET behind the address"),
             ("2001:db8::1:80:80", "stands in brackets: [2001:db8::1]"),
             ("a:b:80:80", "\"a:b\" is neither an address nor a device"),
-            ("192.0.2.256:80:80", "rename"),
+            ("192.0.2.256:80:80", "by the name \"192.0.2.256\""),
             ("80:80:80", "cannot be bound to a device by the name \"80\""),
             (":80:80", "\"\" is not a device's name"),
             ("a-name-of-16-char:80:80", "is not a device's name"),

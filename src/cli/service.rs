@@ -1,6 +1,6 @@
 mod settings;
 
-use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
+use clap::{ArgGroup, Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use self::settings::{Settings, unusual};
 use super::{
@@ -10,8 +10,8 @@ use super::{
 use crate::api::{
     Operations, Refusal,
     wire::{
-        EndpointMode, PortKey, PortSpec, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus,
-        ServiceUpdateRequest, ServiceView,
+        EndpointMode, PortKey, PortSpec, ReplicaTraffic, ReplicaView, ServiceCreateReply, ServiceCreateRequest,
+        ServiceStatus, ServiceTraffic, ServiceUpdateRequest, ServiceView,
     },
 };
 
@@ -65,8 +65,27 @@ pub(super) struct CreateArgs {
     format: Format,
 }
 
+/// What an update may name, at least one of them: the fields of [`Change`] and [`Settings`].
+const UPDATES: [&str; 14] = [
+    "publish",
+    "publish_add",
+    "publish_rm",
+    "lb",
+    "affinity",
+    "endpoint_mode",
+    "health",
+    "health_port",
+    "health_interval",
+    "health_timeout",
+    "health_rise",
+    "health_fall",
+    "health_status",
+    "drain",
+];
+
 /// `weft service update`.
 #[derive(Args)]
+#[command(group(ArgGroup::new("update").args(UPDATES).required(true).multiple(true)))]
 pub(super) struct UpdateArgs {
     /// Its name
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -158,7 +177,10 @@ fn table(services: &[ServiceView]) -> Table {
                 Cell::list(&service.vips),
                 Cell::from(replicas(service)),
                 Cell::list(&service.ports),
-                Cell::list(unusual(service).iter().map(|(name, value)| format!("{name}={value}"))),
+                Cell::list(unusual(service).iter().map(|(name, value)| {
+                    // A health check's details are for `inspect`.
+                    format!("{name}={}", value.split_once(' ').map_or(value.as_str(), |(word, _)| word))
+                })),
                 status(service),
             ]
         }),
@@ -166,26 +188,67 @@ fn table(services: &[ServiceView]) -> Table {
 }
 
 fn replica_table(replicas: &[ReplicaView]) -> Table {
+    if replicas.iter().any(|replica| replica.traffic.is_some()) {
+        return counted_table(replicas);
+    }
+    Table::new(&["ENDPOINT", "NODE", "ADDRESS", "STATE", "WEIGHT", "BALANCED"], replicas.iter().map(replica_row))
+}
+
+/// With what each replica got from the node that answers.
+fn counted_table(replicas: &[ReplicaView]) -> Table {
     Table::new(
-        &["ENDPOINT", "NODE", "ADDRESS", "STATE", "WEIGHT", "BALANCED"],
+        &[
+            "ENDPOINT",
+            "NODE",
+            "ADDRESS",
+            "STATE",
+            "WEIGHT",
+            "BALANCED",
+            "CONNECTIONS HERE",
+            "BYTES HERE",
+            "EJECTIONS HERE",
+        ],
         replicas.iter().map(|replica| {
-            [
-                Cell::from(replica.endpoint.as_str()),
-                Cell::from(replica.node.as_str()),
-                Cell::from(replica.address.as_str()),
-                state(replica.state),
-                Cell::from(replica.weight.to_string()),
-                match (replica.balanced, &replica.reason) {
-                    (true, _) => Cell::good("yes"),
-                    (false, Some(reason)) => Cell::bad(format!("no: {reason}")),
-                    (false, None) => Cell::bad("no"),
-                },
-            ]
+            let ReplicaTraffic { connections, bytes, ejections } = replica.traffic.clone().unwrap_or_default();
+            let [endpoint, node, address, state, weight, balanced] = replica_row(replica);
+            let [connections, bytes, ejections] = [connections, bytes, ejections].map(|n| Cell::from(n.to_string()));
+            [endpoint, node, address, state, weight, balanced, connections, bytes, ejections]
         }),
     )
 }
 
+fn replica_row(replica: &ReplicaView) -> [Cell; 6] {
+    [
+        Cell::from(replica.endpoint.as_str()),
+        Cell::from(replica.node.as_str()),
+        Cell::from(replica.address.as_str()),
+        state(replica.state),
+        Cell::from(replica.weight.to_string()),
+        match (replica.balanced, &replica.reason) {
+            (true, _) => Cell::good("yes"),
+            (false, Some(reason)) => Cell::bad(format!("no: {reason}")),
+            (false, None) => Cell::bad("no"),
+        },
+    ]
+}
+
+/// What has entered a service at the node that answers, a line for each entrance.
+fn entered(traffic: &ServiceTraffic) -> Vec<String> {
+    let mut lines: Vec<String> = traffic
+        .entrances
+        .iter()
+        .map(|entrance| format!("{}: {} connections, {} bytes", entrance.via, entrance.connections, entrance.bytes))
+        .collect();
+    lines.push(format!("{} ejections, {} drains", traffic.ejections, traffic.drains));
+    lines
+}
+
 fn sheet(service: &ServiceView) -> Sheet {
+    let traffic = service.traffic.iter();
+    let seen: Vec<(String, Cell)> = traffic
+        .flat_map(|traffic| entered(traffic).into_iter().map(|line| (traffic.node.clone(), Cell::from(line))))
+        .collect();
+    let node = seen.first().map(|(node, _)| format!("Seen by {node}")).unwrap_or_default();
     Sheet::default()
         .with("ID", service.id.to_string())
         .with("Name", service.name.as_str())
@@ -195,6 +258,7 @@ fn sheet(service: &ServiceView) -> Sheet {
         .with_each("Settings", unusual(service).iter().map(|(name, value)| Cell::from(format!("{name} {value}"))))
         .with("Replicas", replicas(service))
         .with("Status", status(service))
+        .with_each(&node, seen.into_iter().map(|(_, line)| line))
 }
 
 /// One line for each, or a hyphen if there are none.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{root, setup};
 
-/// `cargo xtask bench [PART]...`: all measurements, or the named parts.
+/// `cargo xtask bench [PART]...`: all parts, or those that are named, such as `rolling-update`.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::ensure_tools(setup::For::Bench)?;
     // The programs under test have to lie beside the one that measures.

@@ -3,12 +3,13 @@
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use netns_tests::testkit::{ask, ask_udp, manage, serve};
+use netns_tests::testkit::{ask, ask_udp, manage, serve, serve_names};
 
 const USAGE: &str = "usage: weft-testkit serve PORT [NAME]   answer on PORT, TCP (HTTP and lines) and UDP
        weft-testkit manage PIDFILE SOCKET PROGRAM...   run a program as systemd does, keeping its sockets
        weft-testkit get ADDR:PORT [N]     N requests, each on a connection of its own
-       weft-testkit udp ADDR:PORT [N]     N datagrams, each from a socket of its own";
+       weft-testkit udp ADDR:PORT [N]     N datagrams, each from a socket of its own
+       weft-testkit names ADDR:PORT       a resolver that knows every name";
 
 /// Long beside any path within one machine.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<()> {
     match *words {
         ["serve", port] => serve(number(port)?, &std::process::id().to_string()),
+        ["names", address] => serve_names(address.parse().with_context(|| format!("{address:?} is not ADDR:PORT"))?),
         ["serve", port, name] => serve(number(port)?, name),
         ["manage", pid_file, socket, ref words @ ..] if !words.is_empty() => {
             manage(Path::new(pid_file), Path::new(socket), words)

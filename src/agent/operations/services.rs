@@ -32,7 +32,9 @@ pub(super) fn inspect(member: &Member, name: &str) -> Result<ServiceView, Refusa
 
 pub(super) fn replicas(member: &Member, name: &str) -> Result<Vec<ReplicaView>, Refusal> {
     let cluster = lookup::cluster(member)?;
-    Ok(views::replicas(&cluster, &member.judgement(), lookup::service(&cluster, name)?))
+    let mut replicas = views::replicas(&cluster, &member.judgement(), lookup::service(&cluster, name)?);
+    member.findings.explain(&mut replicas);
+    Ok(replicas)
 }
 
 pub(super) async fn create(member: &Member, request: &ServiceCreateRequest) -> Result<ServiceCreateReply, Refusal> {

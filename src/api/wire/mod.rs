@@ -9,6 +9,7 @@ use super::Refusal;
 
 mod balancing;
 mod cluster;
+mod drain;
 mod endpoint;
 mod health;
 mod network;
@@ -16,12 +17,14 @@ mod node;
 pub(super) mod port;
 mod service;
 mod span;
+mod traffic;
 
 pub use balancing::{Affinity, EndpointMode, Lb};
 pub use cluster::{
     ClusterView, DataPlaneView, DownReply, ErrorBody, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest,
     Membership, ReconcileView, StatusView, StoreState, StoreView, TokenView, UnreadableView,
 };
+pub use drain::{DetachRequest, DrainReply, DrainRequest, DrainView, DrainingReplica};
 pub use endpoint::{AttachReply, AttachRequest, DEFAULT_IFNAME, EndpointState, EndpointView, NetnsTarget};
 pub use health::{HealthRequest, HealthView, Probe, StatusRange};
 pub use network::{BlockView, NetworkCreateReply, NetworkCreateRequest, NetworkView, SubnetView};
@@ -31,6 +34,7 @@ pub use service::{
     ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus, ServiceUpdateRequest, ServiceView,
 };
 pub use span::Span;
+pub use traffic::{EntranceTraffic, ReplicaTraffic, ServiceTraffic};
 
 /// What can be printed for a program.
 pub trait ToJson {

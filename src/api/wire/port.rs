@@ -263,7 +263,8 @@ fn bind_address(address: IpAddr) -> Result<Bind, String> {
 /// A device by a name that cannot be read as something else in a port's text form.
 fn bind_device(name: &str) -> Result<Bind, String> {
     let device = name.parse()?;
-    let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+    // A port, or an address that is mistyped.
+    let is_number = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     if is_number || name.parse::<IpAddr>().is_ok() || name.contains([',', '[', ']']) {
         return Err(format!("a published port cannot be bound to a device by the name {name:?}: rename the device"));
     }

@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Affinity, EndpointMode, EndpointState, HealthRequest, HealthView, Lb, PortKey, PortSpec, Span, port::changed_ports,
+    Affinity, EndpointMode, EndpointState, HealthRequest, HealthView, Lb, PortKey, PortSpec, ReplicaTraffic,
+    ServiceTraffic, Span, port::changed_ports,
 };
 
 /// A service.
@@ -33,6 +34,9 @@ pub struct ServiceView {
     pub replicas_total: u32,
     /// How it is, by these two numbers.
     pub status: ServiceStatus,
+    /// What has entered it at the node that answers; only where one service is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<ServiceTraffic>,
 }
 
 /// How a service is.
@@ -90,6 +94,9 @@ pub struct ReplicaView {
     pub balanced: bool,
     /// Why it does not.
     pub reason: Option<String>,
+    /// What it got from the node that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<ReplicaTraffic>,
 }
 
 /// `POST /v1/services`.

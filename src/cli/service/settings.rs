@@ -24,7 +24,7 @@ pub(super) struct Settings {
     /// What its name stands for: vip, or dnsrr for its replicas' own addresses [usual: vip]
     #[arg(long, value_name = "MODE")]
     endpoint_mode: Option<EndpointMode>,
-    /// How its replicas are probed: tcp, http:PATH or none [usual: none]
+    /// How its replicas are probed: tcp, none, or a path by HTTP such as `http:/healthz` [usual: none]
     #[arg(long, value_name = "CHECK")]
     health: Option<Probe>,
     /// The replicas' port to probe [usual: the target of the first published TCP port]

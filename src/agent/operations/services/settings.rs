@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The longest time for an answer to a probe.
-const HEALTH_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+const HEALTH_TIMEOUT_MAX: Duration = Duration::from_mins(1);
 /// The longest interval of probes: whoever wants a longer one wants none.
 const HEALTH_INTERVAL_MAX: Duration = Duration::from_hours(1);
 /// The longest that a draining replica is waited for.
@@ -172,7 +172,7 @@ mod tests {
             match service(ports, json).and_then(|service| check(&service)) {
                 Ok(()) => assert_eq!(error, "", "{ports} {json}"),
                 Err(refused) => {
-                    assert!(!error.is_empty() && refused.message.contains(error), "{ports} {json}: {refused}")
+                    assert!(!error.is_empty() && refused.message.contains(error), "{ports} {json}: {refused}");
                 }
             }
         }
