@@ -201,13 +201,13 @@ impl Proxy {
         let mut bound = None;
         let tasks = match place.protocol {
             L4::Tcp => {
-                let listener = match handed.take(place).filter(|listener| listener::is_bound(listener, place)) {
-                    Some(listener) => listener,
-                    None => {
-                        let listener = listener::listen_at(place)?;
-                        handover::keep(place, &listener);
-                        listener
-                    }
+                let handed = handed.take(place).filter(|listener| listener::is_bound(listener, place));
+                let listener = if let Some(listener) = handed {
+                    listener
+                } else {
+                    let listener = listener::listen_at(place)?;
+                    handover::keep(place, &listener);
+                    listener
                 };
                 let tasks = self.accept_everywhere(&listener, &front)?;
                 bound = matches!(place.bind, Bind::Device(_)).then_some(listener);
