@@ -148,11 +148,10 @@ impl Host {
 
     fn agent_words(&self) -> Vec<std::ffi::OsString> {
         let address = self.address.to_string();
-        let (data, run) = (self.folder.join("data"), self.folder.join("run"));
+        let [config, data, run] = ["weft.toml", "data", "run"].map(|name| self.folder.join(name).into());
         let mut words: Vec<std::ffi::OsString> =
             ["agent", "--node", &self.name, "--advertise", &address, "--metrics", METRICS].map(Into::into).into();
-        words.extend(["--config".into(), self.folder.join("weft.toml").into()]);
-        words.extend(["--data-dir".into(), data.into(), "--run-dir".into(), run.into()]);
+        words.extend(["--config".into(), config, "--data-dir".into(), data, "--run-dir".into(), run]);
         words
     }
 
@@ -348,12 +347,6 @@ impl Container {
     /// Takes the replica's program out of it, which ends when the program is dropped.
     pub fn stop_program(&mut self) -> Option<Process> {
         self.program.take()
-    }
-
-    /// Kills the replica's program; the container stays.
-    pub fn stop_replica(&mut self) -> Result<()> {
-        let program = self.program.take();
-        program.map(Process::kill).with_context(|| format!("no replica's program runs in {}", self.name))
     }
 
     /// Starts the replica's program in it.
