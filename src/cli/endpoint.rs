@@ -1,4 +1,4 @@
-use std::{num::NonZeroU16, path::PathBuf, time::Duration};
+use std::{num::NonZeroU16, path::PathBuf};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
@@ -10,7 +10,9 @@ use super::{
 };
 use crate::api::{
     Operations, Refusal,
-    wire::{AttachRequest, DEFAULT_IFNAME, DetachRequest, DrainRequest, EndpointState, EndpointView, NetnsTarget},
+    wire::{
+        AttachRequest, DEFAULT_IFNAME, DetachRequest, DrainRequest, EndpointState, EndpointView, NetnsTarget, Span,
+    },
 };
 
 /// `weft endpoint`.
@@ -38,8 +40,8 @@ pub(super) struct DrainArgs {
     #[command(flatten)]
     endpoint: EndpointArgs,
     /// How long its connections may take, such as 30s or 5m [default: what its service says]
-    #[arg(long, value_name = "D", value_parser = drain::timeout)]
-    timeout: Option<Duration>,
+    #[arg(long, value_name = "D")]
+    timeout: Option<Span>,
 }
 
 /// `weft detach`.
@@ -118,8 +120,7 @@ impl DrainArgs {
     /// Drains it and returns what to print.
     async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         let Self { endpoint: EndpointArgs { endpoint }, timeout } = self;
-        let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-        let work = agent.endpoint_drain(&endpoint, DrainRequest { timeout_ms });
+        let work = agent.endpoint_drain(&endpoint, DrainRequest { timeout });
         let reply = watching(&format!("draining {endpoint}"), agent, Of::Endpoint(&endpoint), work).await?;
         drain::tell(&reply);
         let verb = if reply.warnings.is_empty() { "drained" } else { "takes no new connections" };

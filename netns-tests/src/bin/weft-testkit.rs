@@ -8,9 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use netns_tests::testkit::{ask, ask_udp, manage, serve, serve_names};
+use netns_tests::testkit::{ask, ask_udp, manage, serve, serve_moody, serve_names};
 
 const USAGE: &str = "usage: weft-testkit serve PORT [NAME]   answer on PORT, TCP (HTTP and lines) and UDP
+       weft-testkit moody PORT NAME FILE  the same over HTTP; /health is answered as FILE says: good, bad, endless or drip
        weft-testkit manage PIDFILE SOCKET PROGRAM...   run a program as systemd does, keeping its sockets
        weft-testkit get ADDR:PORT [N]     N requests (or NAME:PORT), each on a connection of its own
        weft-testkit udp ADDR:PORT [N]     N datagrams, each from a socket of its own
@@ -39,6 +40,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["manage", pid_file, socket, ref words @ ..] if !words.is_empty() => {
             manage(Path::new(pid_file), Path::new(socket), words)
         }
+        ["moody", port, name, file] => serve_moody(number(port)?, name, std::path::Path::new(file)),
         ["get", server, ref count @ ..] if count.len() <= 1 => repeat(server, count, |server| ask(server, TIMEOUT)),
         ["udp", server, ref count @ ..] if count.len() <= 1 => repeat(server, count, |server| ask_udp(server, TIMEOUT)),
         _ => bail!("wrong usage\n{USAGE}"),
