@@ -32,7 +32,7 @@ impl Files {
     ///
     /// The files lie in a file system in memory that is nowhere mounted but on their paths: it ends with the last process of
     /// the namespace, however that ends. What the host mounts and unmounts later arrives here (else a command that runs for
-    /// long would keep the host's disks busy); nothing goes from here to the host (mount_namespaces(7), "slave").
+    /// long would keep the host's disks busy); nothing goes from here to the host (`mount_namespaces(7)`, "slave").
     ///
     /// A host without one of the files has nothing to put a mount on: the command has none either.
     pub(super) fn install(&self) -> Result<(), String> {
