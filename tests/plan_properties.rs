@@ -388,7 +388,7 @@ fn lasting_rows(state: &HostState, from: &HostState, to: &HostState) -> BTreeSet
         let device = match &route.next_hop {
             NextHop::Tunnel(_) | NextHop::TunnelLink => Some("weft.vx"),
             NextHop::Link(name) => Some(name.as_str()),
-            NextHop::Unreachable => None,
+            NextHop::Local | NextHop::Unreachable => None,
         };
         if device.is_none_or(stays) {
             rows.insert(format!("route {prefix} {table:?} {route:?}"));

@@ -11,6 +11,9 @@ mod host;
 #[path = "kernel_netlink/pair.rs"]
 mod pair;
 #[cfg(test)]
+#[path = "kernel_netlink/resolver.rs"]
+mod resolver;
+#[cfg(test)]
 #[path = "kernel_netlink/routes.rs"]
 mod routes;
 #[cfg(test)]

@@ -3,12 +3,16 @@ use std::{num::NonZeroU16, path::PathBuf};
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
+    drain::{self, Of, watching},
+    named_netns::NamedNetns,
     output::{Cell, Format, Sheet, Table},
     progress::waiting,
 };
 use crate::api::{
     Operations, Refusal,
-    wire::{AttachRequest, DEFAULT_IFNAME, EndpointState, EndpointView, NetnsTarget},
+    wire::{
+        AttachRequest, DEFAULT_IFNAME, DetachRequest, DrainRequest, EndpointState, EndpointView, NetnsTarget, Span,
+    },
 };
 
 /// `weft endpoint`.
@@ -23,6 +27,31 @@ pub(super) enum EndpointCommand {
         #[command(flatten)]
         format: Format,
     },
+    /// Give an endpoint, of whichever node, no new connections, and wait until those that it has are finished
+    ///
+    /// First every live node confirms that it sends no new connections there. Then the open ones may take as long as
+    /// --timeout says. The endpoint stays attached, and takes no connections until it is detached and attached again.
+    Drain(DrainArgs),
+}
+
+/// `weft endpoint drain`.
+#[derive(Args)]
+pub(super) struct DrainArgs {
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    /// How long its connections may take, such as 30s or 5m [default: what its service says]
+    #[arg(long, value_name = "D")]
+    timeout: Option<Span>,
+}
+
+/// `weft detach`.
+#[derive(Args)]
+pub(super) struct DetachArgs {
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    /// Do not wait for the other nodes, nor for its connections: what is under way is lost
+    #[arg(long)]
+    force: bool,
 }
 
 /// One endpoint.
@@ -82,15 +111,34 @@ impl EndpointCommand {
             Self::Inspect { endpoint: EndpointArgs { endpoint }, format } => {
                 format.show(&agent.endpoint_inspect(&endpoint).await?, sheet)
             }
+            Self::Drain(args) => args.run(agent).await,
         }
     }
 }
 
-impl EndpointArgs {
+impl DrainArgs {
+    /// Drains it and returns what to print.
+    async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
+        let Self { endpoint: EndpointArgs { endpoint }, timeout } = self;
+        let work = agent.endpoint_drain(&endpoint, DrainRequest { timeout });
+        let reply = watching(&format!("draining {endpoint}"), agent, Of::Endpoint(&endpoint), work).await?;
+        drain::tell(&reply);
+        let verb = if reply.warnings.is_empty() { "drained" } else { "takes no new connections" };
+        Ok(format!("endpoint {endpoint} {verb}\n"))
+    }
+}
+
+impl DetachArgs {
     /// Detaches it and returns what to print.
-    pub(super) async fn detach(self, agent: &impl Operations) -> Result<String, Refusal> {
-        let Self { endpoint } = self;
-        waiting(&format!("detaching {endpoint}"), agent.detach(&endpoint)).await?;
+    pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
+        let Self { endpoint: EndpointArgs { endpoint }, force } = self;
+        let netns = NamedNetns::left_by(agent, &endpoint).await;
+        let work = agent.detach(&endpoint, DetachRequest { force });
+        let reply = watching(&format!("detaching {endpoint}"), agent, Of::Endpoint(&endpoint), work).await?;
+        drain::tell(&reply);
+        if let Some(netns) = netns {
+            netns.remove_resolv_conf();
+        }
         Ok(format!("endpoint {endpoint} detached\n"))
     }
 }
@@ -100,18 +148,16 @@ impl AttachArgs {
     pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         let Self { target, network, name, aliases, service, ip, ifname, weight, format } = self;
         let what = format!("attaching to {network}");
-        let request = AttachRequest {
-            netns: target.resolve()?,
-            network,
-            name,
-            aliases,
-            service,
-            ip,
-            ifname,
-            weight,
-            loopback_up: false,
+        let netns = target.resolve()?;
+        let named = match &netns {
+            NetnsTarget::Path(path) => NamedNetns::of_path(path),
+            NetnsTarget::Pid(_) => None,
         };
+        let request = AttachRequest { netns, network, name, aliases, service, ip, ifname, weight, loopback_up: false };
         let reply = waiting(&what, agent.attach(request)).await?;
+        if let Some(named) = named {
+            named.write_resolv_conf(&reply.endpoint);
+        }
         format.show(&reply, |reply| {
             let verb = if reply.created { "attached" } else { "already attached" };
             format!("endpoint {} {verb}: {}", reply.endpoint.name, reply.endpoint.addresses.join(", "))
@@ -165,7 +211,7 @@ fn table(endpoints: &[EndpointView]) -> Table {
 }
 
 fn sheet(endpoint: &EndpointView) -> Sheet {
-    Sheet::default()
+    let sheet = Sheet::default()
         .with("ID", endpoint.id.as_str())
         .with("Name", endpoint.name.as_str())
         .with("Aliases", Cell::list(&endpoint.aliases))
@@ -177,5 +223,9 @@ fn sheet(endpoint: &EndpointView) -> Sheet {
         .with("Weight", endpoint.weight.to_string())
         .with("Namespace", endpoint.netns.as_str())
         .with("Device", format!("{}, MAC {}", endpoint.ifname, endpoint.mac))
-        .with("Host's device", endpoint.link.as_str())
+        .with("Host's device", endpoint.link.as_str());
+    match &endpoint.fault {
+        Some(fault) => sheet.with("Last probe", Cell::bad(fault.as_str())),
+        None => sheet,
+    }
 }

@@ -1,7 +1,10 @@
+mod ending;
+mod links;
+mod surroundings;
+
 use std::{
     ffi::OsString,
-    fs::{self, File},
-    io,
+    fs, io,
     num::NonZeroU16,
     os::unix::process::ExitStatusExt,
     path::Path,
@@ -13,8 +16,8 @@ use std::{
 use clap::Args;
 use nix::{
     sched::{CloneFlags, unshare},
-    sys::signal::{Signal, kill},
-    unistd::{Pid, getpgrp, gettid, tcgetpgrp},
+    sys::signal::Signal,
+    unistd::gettid,
 };
 use tokio::{
     process::{Child, Command},
@@ -23,8 +26,13 @@ use tokio::{
     sync::{mpsc as channel, oneshot},
 };
 
+use self::{
+    ending::{Replica, supervise},
+    links::{Link, LinkWord},
+    surroundings::Surroundings,
+};
 use super::{
-    complain,
+    complain, drain,
     exec::{self, ExecArgs},
     progress::waiting,
 };
@@ -39,6 +47,8 @@ use crate::api::{
 /// `/proc/PID/task/TID/ns/net`, and the command inherits it from that thread. So it ends with the last of them, whatever
 /// happens, and there is nothing to clean up but the endpoint. If `weft run` itself is killed, the kernel sends the command
 /// SIGTERM: it is not left running without the endpoint's owner.
+///
+/// The command's resolver and hosts are in a mount namespace that ends with it ([`exec::Files`]).
 #[derive(Args)]
 pub(super) struct RunArgs {
     /// The network
@@ -53,6 +63,9 @@ pub(super) struct RunArgs {
     /// The service whose replica it is
     #[arg(long)]
     service: Option<String>,
+    /// A service that the command finds in its environment (ALIAS_PORT and so on) and its /etc/hosts
+    #[arg(long = "link", value_name = "SERVICE[:ALIAS]")]
+    links: Vec<LinkWord>,
     /// The command and its arguments
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -61,9 +74,10 @@ pub(super) struct RunArgs {
 impl RunArgs {
     /// Runs the command attached, and returns its exit code: 128 and the signal's number if a signal ended it.
     pub(super) async fn run(self, agent: &impl Operations) -> Result<u8, Refusal> {
-        let Self { network, name, aliases, service, command } = self;
+        let Self { network, name, aliases, service, links, command } = self;
         // Before anything is made, so that no signal from here on ends us without a detach.
         let mut signals = forwarded_signals()?;
+        let links = Link::find(agent, &network, links).await?;
         let namespace = Namespace::make().await?;
         let name = match name {
             Some(name) => name,
@@ -80,44 +94,31 @@ impl RunArgs {
             weight: NonZeroU16::MIN,
             loopback_up: true,
         };
-        let endpoint = waiting("attaching", agent.attach(request)).await?.endpoint.id;
+        let is_replica = request.service.is_some();
+        let endpoint = waiting("attaching", agent.attach(request)).await?.endpoint;
+        let surroundings = Surroundings::of(&endpoint, &links);
+        let endpoint = endpoint.id;
 
         let outcome = match signals.try_recv() {
             Ok(signal) => Ok(exit_code_of(signal)),
-            Err(_) => match namespace.launch(command).await {
-                Ok(child) => supervise(child, &mut signals).await,
+            Err(_) => match namespace.launch(surroundings, command).await {
+                Ok(mut child) => {
+                    let replica = is_replica.then_some(Replica { agent, endpoint: &endpoint });
+                    supervise(&mut child, &mut signals, replica).await
+                }
                 Err(refusal) => Err(refusal),
             },
         };
 
         match waiting("detaching", agent.release(&endpoint)).await {
-            Ok(()) | Err(Refusal { kind: RefusalKind::NotFound, .. }) => {}
+            Ok(reply) => drain::tell(&reply),
+            Err(Refusal { kind: RefusalKind::NotFound, .. }) => {}
             // The command's own end is what the caller asked about.
             Err(Refusal { kind: _, message, hint }) => {
                 complain(&format!("cannot detach endpoint {endpoint}: {message}"), hint.as_deref());
             }
         }
         outcome
-    }
-}
-
-/// Waits for the command's end and hands it every signal meanwhile.
-async fn supervise(mut child: Child, signals: &mut channel::Receiver<Signal>) -> Result<u8, Refusal> {
-    loop {
-        tokio::select! {
-            status = child.wait() => {
-                return status
-                    .map(exit_code)
-                    .map_err(|error| Refusal::internal(format!("cannot wait for the command: {error}")));
-            }
-            Some(signal) = signals.recv() => {
-                // No id: it has ended and been waited for, and its number may be another's by now.
-                if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) && !came_from_terminal(signal) {
-                    // It fails only when the command has ended or has become another user's; the wait goes on.
-                    let _ = kill(Pid::from_raw(pid), signal);
-                }
-            }
-        }
     }
 }
 
@@ -128,13 +129,6 @@ fn exit_code(status: ExitStatus) -> u8 {
 
 fn exit_code_of(signal: Signal) -> u8 {
     u8::try_from(128 + signal as i32).unwrap_or(u8::MAX)
-}
-
-/// Whether the terminal gave the signal to the command already: it sends what a person types to the whole group of
-/// processes in its foreground (termios(3), `ISIG`).
-fn came_from_terminal(signal: Signal) -> bool {
-    matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
-        && File::open("/dev/tty").is_ok_and(|tty| tcgetpgrp(tty) == Ok(getpgrp()))
 }
 
 /// Signals that wait to be forwarded: signals of one number that arrive faster than they are taken merge before they get
@@ -202,10 +196,11 @@ impl Namespace {
     }
 
     /// Starts the command inside.
-    async fn launch(&self, words: Vec<OsString>) -> Result<Child, Refusal> {
+    async fn launch(&self, surroundings: Surroundings, words: Vec<OsString>) -> Result<Child, Refusal> {
         let refuse = |why: String| Refusal::internal(format!("cannot start the command: {why}"));
         let mut command = Command::new("/proc/self/exe");
-        command.arg0(exec::PROGRAM).args(ExecArgs::words(process::id(), words));
+        let Surroundings { files, environment } = surroundings;
+        command.arg0(exec::PROGRAM).args(ExecArgs::words(process::id(), files, words)).envs(environment);
         let (started, child) = oneshot::channel();
         self.launches.send((command, started)).map_err(|_| refuse("the namespace's thread ended".to_owned()))?;
         match child.await {

@@ -1,6 +1,6 @@
 use ipnet::IpNet;
 
-use crate::model::Subnet;
+use crate::model::{Network, Subnet};
 
 /// The longest IPv4 prefix of a network: sixteen blocks of four addresses.
 const V4_LEN_MAX: u8 = 26;
@@ -53,7 +53,7 @@ pub fn subnet(prefix: IpNet) -> Result<Subnet, SubnetError> {
 }
 
 /// Ranges that never belong to containers (IANA special-purpose address registries).
-const SPECIAL: [(&str, &str); 8] = [
+const SPECIAL: [(&str, &str); 9] = [
     ("0.0.0.0/8", "this network"),
     ("127.0.0.0/8", "loopback"),
     ("169.254.0.0/16", "link-local"),
@@ -62,6 +62,7 @@ const SPECIAL: [(&str, &str); 8] = [
     ("::/8", "loopback and unspecified"),
     ("fe80::/10", "link-local"),
     ("ff00::/8", "multicast"),
+    (Network::OWN_V6, "weft's own addresses"),
 ];
 
 /// Whether two prefixes share an address.

@@ -67,6 +67,9 @@ impl RouteTable {
     /// The table that everything not told otherwise is routed by.
     pub const MAIN: Self = Self(254);
 
+    /// The table of the host's own addresses, looked up before all others. Nearly all in it is the kernel's.
+    pub const LOCAL: Self = Self(255);
+
     /// The table whose default route leads back to an ingress node.
     pub fn of_ingress(node: NodeId) -> Self {
         Self(FIRST_NODE_TABLE + u32::from(node.get()))
@@ -85,8 +88,12 @@ pub struct Route {
 pub enum NextHop {
     /// Through the tunnel to the node with this gateway address: `via GATEWAY dev weft.vx onlink`.
     Tunnel(IpAddr),
-    /// Straight out of the tunnel device, scope link: only so that the host itself has a way to VIPs.
+    /// Straight out of the tunnel device, scope link: so that the host itself has a way to VIPs, and to the other nodes'
+    /// gateway addresses.
     TunnelLink,
+    /// To this host itself: `local PREFIX dev lo`. The host takes what comes for such an address as its own, and no device
+    /// carries it: nothing announces it, and it stays when devices go. `lo` has to be up, as on every host.
+    Local,
     /// Straight to a container: `dev LINK scope link`.
     Link(LinkName),
     /// Nowhere: `unreachable`, so that an address nobody has is refused at once instead of leaving by the default route.

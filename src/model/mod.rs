@@ -6,7 +6,9 @@
 
 mod block;
 mod cluster;
+mod drain;
 mod endpoint;
+mod flow;
 mod health;
 mod host;
 mod judgement;
@@ -21,7 +23,9 @@ mod service;
 
 pub use block::Block;
 pub use cluster::{Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, UnreadableRecord};
+pub use drain::Draining;
 pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, IPV6_MTU_MIN, NetnsRef};
+pub use flow::{Flow, FlowStage};
 pub use health::{HealthCheck, Probe};
 pub use host::{
     FIRST_NODE_TABLE, HostFacts, HostState, LinkName, MarkMask, NextHop, PolicyAction, PolicyRule, ROUTE_PROTOCOL,

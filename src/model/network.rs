@@ -105,6 +105,14 @@ impl Network {
     pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
     /// The container's default gateway in IPv6.
     pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+    /// Where every node answers its own containers' questions for names, in IPv4: their gateway.
+    pub const RESOLVER_V4: Ipv4Addr = Self::GATEWAY_V4;
+    /// The same in IPv6. Not the gateway: `fe80::1` means nothing without a device's name, which a resolv.conf should not have to
+    /// give. It is unique local (RFC 4193) and no network's: see [`Self::OWN_V6`].
+    pub const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0x6566, 0, 0, 0, 0, 0, 1);
+    /// What is kept free of networks for the nodes' own use, in IPv6; in IPv4 it is link-local, and so kept free anyway.
+    pub const OWN_V6: &'static str = "fd77:6566::/32";
 }
 
 #[cfg(test)]

@@ -34,9 +34,11 @@ pub fn fdb(cluster: &Cluster, me: &Node) -> BTreeMap<Mac, IpAddr> {
         .collect()
 }
 
-/// One permanent neighbour per remote node and family: its gateway address to its VTEP's MAC.
+/// One permanent neighbour per remote node and family: its gateway address to its VTEP's MAC. In IPv4 always: the nodes probe
+/// each other at these addresses, whatever the networks use.
 pub fn neighbours(cluster: &Cluster, me: &Node) -> BTreeMap<IpAddr, Mac> {
-    let families = families(cluster);
+    let mut families = families(cluster);
+    families.insert(Family::V4);
     peers(cluster, me.id)
         .flat_map(|peer| families.iter().map(move |family| (gateway(*family, peer.id), Mac::of_vtep(peer.id))))
         .collect()

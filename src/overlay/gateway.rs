@@ -1,5 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::{IpNet, Ipv4Net};
+
 use crate::model::{Family, NodeId};
 
 /// The address by which routes name a node's VTEP. It is link-local and follows from the node's number; on the other nodes a
@@ -13,6 +15,13 @@ pub fn gateway(family: Family, node: NodeId) -> IpAddr {
         Family::V4 => Ipv4Addr::new(169, 254, 64 + high, low).into(),
         Family::V6 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x77, 0x6566, node.get()).into(),
     }
+}
+
+/// The prefix of all gateway addresses, which IPv4 needs a route for: a node that is asked something from another's gateway
+/// address (a probe through the tunnel) answers by its routing table, and a neighbour is no route. In IPv6 each device has its
+/// own `fe80::/64`.
+pub fn gateways() -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 64, 0), 20))
 }
 
 #[cfg(test)]
@@ -30,5 +39,7 @@ mod tests {
         assert!(v4.iter().all(|address| matches!(address, IpAddr::V4(v4) if v4.is_link_local())));
         assert!(!v4.contains(&Network::GATEWAY_V4.into()) && !v6.contains(&Network::GATEWAY_V6.into()));
         assert!(!v4.contains(&"169.254.169.254".parse().unwrap()));
+        assert!(v4.iter().all(|address| gateways().contains(address)));
+        assert!(!gateways().contains(&IpAddr::V4(Network::RESOLVER_V4)));
     }
 }

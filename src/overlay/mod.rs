@@ -8,7 +8,7 @@ mod policy;
 mod routes;
 
 pub use device::{fdb, neighbours, overhead, vtep};
-pub use gateway::gateway;
+pub use gateway::{gateway, gateways};
 pub use policy::policy;
 pub use routes::{attachments, routes};
 

@@ -5,17 +5,26 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::model::{Attachment, Cluster, Endpoint, Family, LinkName, NextHop, Node, NodeId, Route, RouteTable};
+use crate::model::{
+    Attachment, Cluster, Endpoint, Family, LinkName, Network, NextHop, Node, NodeId, Route, RouteTable,
+};
 
-use super::{families, gateway, peers};
+use super::{families, gateway, gateways, peers};
 
-/// Every route of this node: one per remote block, one per local container, one for each address that lives away from
-/// its block, the return tables, and for each prefix an `unreachable` beneath them all.
+/// Every route of this node: the resolver's addresses to itself, the other nodes' gateway addresses; one per remote block, one per
+/// local container, one for each address that lives away from its block, the return tables, and for each prefix an
+/// `unreachable` beneath them all.
 pub fn routes(cluster: &Cluster, me: &Node) -> BTreeMap<(RouteTable, IpNet), Route> {
     let mut routes = BTreeMap::new();
     let mut put = |table, prefix, next_hop| {
         routes.insert((table, prefix), Route { next_hop });
     };
+    let families = families(cluster);
+    put(RouteTable::MAIN, gateways(), NextHop::TunnelLink);
+    put(RouteTable::LOCAL, IpAddr::V4(Network::RESOLVER_V4).into(), NextHop::Local);
+    if families.contains(&Family::V6) {
+        put(RouteTable::LOCAL, IpAddr::V6(Network::RESOLVER_V6).into(), NextHop::Local);
+    }
     for subnet in cluster.networks.values().flat_map(|network| &network.subnets) {
         put(RouteTable::MAIN, subnet.prefix, NextHop::Unreachable);
         put(RouteTable::MAIN, subnet.vip_range(), NextHop::TunnelLink);
@@ -38,7 +47,6 @@ pub fn routes(cluster: &Cluster, me: &Node) -> BTreeMap<(RouteTable, IpNet), Rou
             }
         }
     }
-    let families = families(cluster);
     for peer in peers(cluster, me.id) {
         for family in &families {
             put(RouteTable::of_ingress(peer.id), everything(*family), NextHop::Tunnel(gateway(*family, peer.id)));

@@ -52,6 +52,7 @@ impl fmt::Display for Step {
                     write!(f, "ip route replace {prefix} dev {VTEP_LINK} scope link{}", InTable(*table))
                 }
                 NextHop::Link(link) => write!(f, "ip route replace {prefix} dev {link} scope link{}", InTable(*table)),
+                NextHop::Local => write!(f, "ip route replace local {prefix} dev lo{}", InTable(*table)),
                 NextHop::Unreachable => write!(f, "ip route replace unreachable {prefix}{}", InTable(*table)),
             },
             Self::DeleteRoute(table, prefix) => write!(f, "ip route del {prefix}{}", InTable(*table)),

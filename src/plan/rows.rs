@@ -208,7 +208,7 @@ fn device_under(route: &Route) -> Option<Device<'_>> {
     match &route.next_hop {
         NextHop::Tunnel(_) | NextHop::TunnelLink => Some(Device::Vtep),
         NextHop::Link(name) => Some(Device::Link(std::borrow::Cow::Borrowed(name))),
-        NextHop::Unreachable => None,
+        NextHop::Local | NextHop::Unreachable => None,
     }
 }
 

@@ -119,6 +119,7 @@ pub(crate) fn everything() -> Ruleset {
         (
             ChainName::NatPrerouting,
             [
+                ["169.254.1.1", "fd77:6566::1"].map(|resolver| Rule::SpareResolver(resolver.parse().unwrap())).to_vec(),
                 both(Rule::DispatchVip),
                 both(Rule::DispatchBound),
                 both(Rule::DispatchBoundInside),

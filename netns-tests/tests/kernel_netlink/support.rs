@@ -196,7 +196,8 @@ impl Container {
         self.inside(move || TcpStream::connect_timeout(&to, Duration::from_secs(3)))
     }
 
-    fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    /// Does something inside.
+    pub(super) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (told, result) = mpsc::sync_channel(1);
         let order = Box::new(move || drop(told.send(work())));
         self.work.as_ref().unwrap().send(order).unwrap();

@@ -53,7 +53,8 @@ pub(super) fn apply(state: &mut HostState, live_namespaces: Option<&BTreeSet<u64
                 NextHop::Link(name) => {
                     require(state.links.contains_key(name), || format!("there is no device {name}"))?;
                 }
-                NextHop::Unreachable => {}
+                // There is always a `lo`.
+                NextHop::Local | NextHop::Unreachable => {}
             }
             state.routes.insert((*table, *prefix), route.clone());
         }

@@ -33,6 +33,9 @@ use crate::{
 /// a metric still comes before ours: a network may not overlap such a prefix, which is checked when it is created.
 pub const ROUTE_METRIC: u32 = 77;
 
+/// The device that local routes name.
+const LOOPBACK: &str = "lo";
+
 /// The next hop of a route of ours that is not as we make them: no wanted route leads there.
 const NO_HOP: NextHop = NextHop::Tunnel(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
@@ -162,6 +165,7 @@ impl Rtnetlink {
                 NextHop::Tunnel(gateway) => format!("via {gateway} dev {VTEP_LINK}"),
                 NextHop::TunnelLink => format!("dev {VTEP_LINK}"),
                 NextHop::Link(name) => format!("dev {name}"),
+                NextHop::Local => format!("local dev {LOOPBACK}"),
                 NextHop::Unreachable => "unreachable".to_owned(),
             };
             format!("set the route {prefix} {hop} in table {}", table.0)
@@ -183,6 +187,14 @@ impl Rtnetlink {
                 let index = self.index_of(name.as_str()).await.map_err(fail)?;
                 let index = index.ok_or_else(|| KernelError::new(action(), format!("there is no device {name}")))?;
                 on_link(&mut message, index);
+            }
+            NextHop::Local => {
+                let index = self.index_of(LOOPBACK).await.map_err(fail)?;
+                let index =
+                    index.ok_or_else(|| KernelError::new(action(), format!("there is no device {LOOPBACK}")))?;
+                message.header.kind = RouteType::Local;
+                message.header.scope = RouteScope::Host;
+                message.attributes.push(RouteAttribute::Oif(index));
             }
             NextHop::Unreachable => message.header.kind = RouteType::Unreachable,
         }
@@ -239,11 +251,12 @@ fn is_in_place(row: &RouteMessage) -> bool {
 
 /// Where a route leads, if that is one of the ways that ours lead.
 fn next_hop_of(row: &RouteMessage, names: &HashMap<u32, &str>) -> Option<NextHop> {
-    match row.header.kind {
+    let is_local = match row.header.kind {
         RouteType::Unreachable => return Some(NextHop::Unreachable),
-        RouteType::Unicast => {}
+        RouteType::Unicast => false,
+        RouteType::Local => true,
         _ => return None,
-    }
+    };
     let mut gateway = None;
     for attribute in &row.attributes {
         match attribute {
@@ -263,6 +276,8 @@ fn next_hop_of(row: &RouteMessage, names: &HashMap<u32, &str>) -> Option<NextHop
     }
     let name = *names.get(&device_of(row)?)?;
     match (gateway, LinkName::from_kernel(name)) {
+        (None, _) if is_local && name == LOOPBACK => Some(NextHop::Local),
+        _ if is_local => None,
         (Some(gateway), _) if name == VTEP_LINK => Some(NextHop::Tunnel(gateway)),
         (None, _) if name == VTEP_LINK => Some(NextHop::TunnelLink),
         (None, Some(link)) => Some(NextHop::Link(link)),

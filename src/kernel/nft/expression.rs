@@ -3,7 +3,7 @@
 //! Each rule compiles to what nft 1.0.6 makes of the statement in the rule's documentation, so that `nft list` prints
 //! that statement.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::model::{ChainName, Family, L4, Rule, SetName};
 
@@ -117,6 +117,19 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
         Rule::DispatchDevice => {
             code.destination_is_local();
             code.dispatch_device();
+        }
+        Rule::SpareResolver(address) => {
+            let family = Family::of(address);
+            code.family(family);
+            code.address(family, Side::Destination, REG_1);
+            match address {
+                IpAddr::V4(address) => code.compare(Compare::Equal, &address.octets()),
+                IpAddr::V6(address) => code.compare(Compare::Equal, &address.octets()),
+            }
+            // The destination's port, whichever of the transport protocols: all have it there.
+            code.payload(Base::Transport, 2, 2, REG_1);
+            code.compare(Compare::Equal, &53_u16.to_be_bytes());
+            code.accept();
         }
         Rule::DispatchPublished => {
             code.destination_is_local();

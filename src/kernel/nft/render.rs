@@ -1,7 +1,7 @@
 //! The table as text for `nft -f` and for people: what the kernel would be told, without telling it. The rules of session
 //! affinity are for people alone ([`Rule::RecallPort`]).
 
-use std::fmt::Write;
+use std::{fmt::Write, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -135,6 +135,8 @@ fn statement(rule: Rule) -> String {
         }
         Rule::DispatchPublishedAtPeer(family) => format!("iifname \"{ours}\" {}", at_peer(family)),
         Rule::DispatchPublishedAtPeerLocally(family) => at_peer(family),
+        Rule::SpareResolver(IpAddr::V4(address)) => format!("ip daddr {address} th dport 53 accept"),
+        Rule::SpareResolver(IpAddr::V6(address)) => format!("ip6 daddr {address} th dport 53 accept"),
         Rule::RefusePeerPort(port) => format!("iifname \"{ours}\" tcp dport {port} reject with tcp reset"),
         Rule::DispatchVipLocally(family) => format!("{} daddr vmap @{}", header(family), SetName::Vips(family)),
         Rule::DispatchBound(family) => format!("fib daddr type local {}", at_bound(family)),

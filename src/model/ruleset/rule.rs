@@ -73,6 +73,9 @@ pub enum Rule {
     /// `fib daddr type local iifname . meta l4proto . th dport vmap @devports`, in prerouting: ports that answer to what
     /// arrives by one device. Behind those of an address, which are narrower, and ahead of the general ones.
     DispatchDevice,
+    /// Questions for names, at the resolver's address (port 53), are the agent's: a service that publishes port 53 on every
+    /// address of every node shall not take them.
+    SpareResolver(IpAddr),
     /// `fib daddr type local meta l4proto . th dport vmap @ports`, in prerouting.
     DispatchPublished,
     /// `fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @ports` (`ip6 daddr != ::1`), in output:
@@ -244,6 +247,7 @@ impl Rule {
             | Self::ClampMss(..)
             | Self::DropSpoofed
             | Self::RefusePeerPort(_)
+            | Self::SpareResolver(_)
             | Self::ReturnToIngress(_)
             | Self::RefuseTcp
             | Self::RefuseOther
@@ -269,6 +273,7 @@ impl Rule {
             | Self::RememberIngress
             | Self::DropSpoofed
             | Self::RefusePeerPort(_)
+            | Self::SpareResolver(_)
             | Self::ReturnToIngress(_)
             | Self::DispatchVip(_)
             | Self::DispatchVipLocally(_)
