@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::{ChainName, Family, L4, LinkName, Memory, Pick, SOURCE_SEED, ServiceId, SetName, Slot, VTEP_LINK};
+use crate::model::{ChainName, Family, L4, LinkName, Pick, SOURCE_SEED, SetName, Slot, VTEP_LINK};
 
 use super::wire::{Attributes, VERDICT_ACCEPT, nfta};
 
@@ -19,18 +19,8 @@ pub(super) const REG_2: u32 = 2;
 /// The second register of 4 bytes, a part of the first of 16.
 pub(super) const REG32_01: u32 = 9;
 
-/// The last of the registers of 4 bytes that an IPv6 address at [`REG32_01`] takes.
-const REG32_04: u32 = 12;
-/// The one behind it.
-const REG32_05: u32 = 13;
-/// Where the rules of affinity keep a replica's address: a register of 4 bytes with room for 16.
-const COPY: u32 = 15;
-/// Where they keep service and client: the last five registers of 4 bytes.
-const CLIENT: u32 = 19;
-
-/// `NFT_DYNSET_OP_UPDATE` and `NFT_DYNSET_OP_DELETE` in `linux/netfilter/nf_tables.h`.
-const DYNSET_UPDATE: u32 = 1;
-const DYNSET_DELETE: u32 = 2;
+/// The register behind an IPv6 address at [`REG32_01`].
+pub(super) const REG32_05: u32 = 13;
 
 /// `RTN_LOCAL` in `linux/rtnetlink.h`: the type of route that an address of this host has.
 const RTN_LOCAL: u32 = 2;
@@ -119,7 +109,7 @@ pub(super) enum Reject {
 pub(super) struct Code<'a, 'b>(pub(super) &'a mut Attributes<'b>);
 
 impl Code<'_, '_> {
-    fn expression(&mut self, name: &str, data: impl FnOnce(&mut Attributes<'_>)) {
+    pub(super) fn expression(&mut self, name: &str, data: impl FnOnce(&mut Attributes<'_>)) {
         self.0.nest(nfta::LIST_ELEM, |expression| {
             expression.text(nfta::EXPR_NAME, name);
             expression.nest(nfta::EXPR_DATA, data);
@@ -153,7 +143,7 @@ impl Code<'_, '_> {
         self.compare_from(REG_1, operation, with);
     }
 
-    fn compare_from(&mut self, register: u32, operation: Compare, with: &[u8]) {
+    pub(super) fn compare_from(&mut self, register: u32, operation: Compare, with: &[u8]) {
         self.expression("cmp", |cmp| {
             cmp.number(1, register);
             cmp.number(2, operation as u32);
@@ -195,7 +185,7 @@ impl Code<'_, '_> {
         self.look_up_from(REG_1, set, result);
     }
 
-    fn look_up_from(&mut self, key: u32, set: SetName, result: Option<u32>) {
+    pub(super) fn look_up_from(&mut self, key: u32, set: SetName, result: Option<u32>) {
         self.expression("lookup", |lookup| {
             lookup.number(2, key);
             if let Some(register) = result {
@@ -371,84 +361,6 @@ impl Code<'_, '_> {
         });
     }
 
-    /// The replica that the client came to last, if it still takes connections for the service; its address goes to register 9.
-    /// The client's time begins anew.
-    pub(super) fn recall(&mut self, family: Family, memory: Memory) {
-        self.immediate(REG_1, &service_bytes(memory.service));
-        self.prepare_copy(family);
-        self.client_key(family, memory.service);
-        self.look_up_from(CLIENT, SetName::Sticky(family), Some(REG32_01));
-        self.copy(family);
-        self.look_up_from(COPY, SetName::Takers(family), Some(REG32_05));
-        self.compare_from(REG32_05, Compare::Equal, &service_bytes(memory.service));
-        self.memorise(DYNSET_UPDATE, family, memory);
-    }
-
-    /// Looks the slot in register 1 up and remembers that the client came to the replica there; its address goes to register 9.
-    pub(super) fn look_up_and_remember(&mut self, family: Family, map: SetName, memory: Memory) {
-        self.prepare_copy(family);
-        self.look_up(map, Some(REG32_01));
-        self.client_key(family, memory.service);
-        self.copy(family);
-        self.memorise(DYNSET_DELETE, family, memory);
-        self.memorise(DYNSET_UPDATE, family, memory);
-    }
-
-    /// Service and client.
-    fn client_key(&mut self, family: Family, service: ServiceId) {
-        self.immediate(CLIENT, &service_bytes(service));
-        self.address(family, Side::Source, CLIENT + 1);
-    }
-
-    /// What [`Self::copy`] wants to be there before the value that it copies.
-    fn prepare_copy(&mut self, family: Family) {
-        self.address(family, Side::Destination, COPY);
-        if family == Family::V6 {
-            self.payload(Base::Network, 24, 4, REG32_04);
-        }
-    }
-
-    /// Copies the address at register 9, which was looked up, to [`COPY`].
-    ///
-    /// nft 1.0.6 does not know how long a value is that was looked up in a map, and aborts where it is looked up again or put into
-    /// another map (`netlink_parse_concat_expr` in its netlink_delinearize.c). It keeps account of the first register of a value
-    /// alone: so the copy begins one register ahead, and where the address comes to lie nft still sees what was there before,
-    /// the packet's destination, and lists that. Only the first packets of connections walk this.
-    fn copy(&mut self, family: Family) {
-        match family {
-            Family::V4 => self.copy_registers(REG_1, COPY - 1, 8),
-            Family::V6 => {
-                self.copy_registers(REG_1, COPY - 1, 16);
-                self.copy_registers(REG32_04, COPY + 3, 4);
-            }
-        }
-    }
-
-    /// At most 16 bytes.
-    fn copy_registers(&mut self, from: u32, to: u32, length: u32) {
-        let length_bytes = usize::try_from(length).unwrap_or_default();
-        self.expression("bitwise", |bitwise| {
-            bitwise.number(1, from);
-            bitwise.number(2, to);
-            bitwise.number(3, length);
-            bitwise.number(6, 0);
-            bitwise.data(4, &[u8::MAX; 16][..length_bytes]);
-            bitwise.data(5, &[0; 16][..length_bytes]);
-        });
-    }
-
-    fn memorise(&mut self, operation: u32, family: Family, memory: Memory) {
-        self.expression("dynset", |dynset| {
-            dynset.text(1, &SetName::Sticky(family).to_string());
-            dynset.number(3, operation);
-            dynset.number(4, CLIENT);
-            dynset.number(5, COPY);
-            if operation == DYNSET_UPDATE {
-                dynset.bytes(6, &memory.timeout_ms.to_be_bytes());
-            }
-        });
-    }
-
     pub(super) fn has_flag_syn(&mut self) {
         // RFC 9293, 3.1: the flags are the 14th byte, SYN their second bit.
         self.payload(Base::Transport, 13, 1, REG_1);
@@ -521,11 +433,6 @@ fn address_len(family: Family) -> u32 {
         Family::V4 => 4,
         Family::V6 => 16,
     }
-}
-
-/// A service's number as a field of a key: 4 bytes in the host's order.
-fn service_bytes(service: ServiceId) -> [u8; 4] {
-    u32::from(service.get()).to_ne_bytes()
 }
 
 /// The register of 4 bytes behind the 4 bytes at this one.
