@@ -10,6 +10,8 @@ use weft::{
     names::Zone,
 };
 
+use EndpointState::{Draining, Ready, Starting, Unhealthy};
+
 /// A container of `blue` on this node.
 pub(crate) const BLUE: &str = "10.42.0.9";
 
@@ -17,6 +19,9 @@ pub(crate) const BLUE: &str = "10.42.0.9";
 pub(crate) fn zone() -> Zone {
     Zone::build(Arc::new(cluster()), node(1), &Judgement::default())
 }
+
+/// An endpoint: namespace, name, network, addresses, node, service, state, aliases.
+type Row = (u64, &'static str, u16, &'static str, u16, u16, EndpointState, &'static str);
 
 /// The cluster.
 pub(crate) fn cluster() -> Cluster {
@@ -58,9 +63,6 @@ pub(crate) fn cluster() -> Cluster {
         }
         cluster.services.insert(id, service);
     }
-    use EndpointState::{Draining, Ready, Starting, Unhealthy};
-    // Id and namespace, name, network, addresses, node, service, state, aliases.
-    type Row = (u64, &'static str, u16, &'static str, u16, u16, EndpointState, &'static str);
     let rows: [Row; 15] = [
         (1, "web-1", 1, "10.42.0.1 fd42::1", 1, 1, Ready, "front"),
         (2, "web-2", 1, "10.42.1.1 fd42::1:1", 2, 1, Ready, "front"),
