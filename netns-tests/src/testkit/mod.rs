@@ -4,6 +4,7 @@
 mod client;
 mod hold;
 mod load;
+mod manage;
 mod moody;
 mod names;
 mod replica;
@@ -12,6 +13,7 @@ mod steady;
 pub use client::{Answer, ask, ask_udp, fetch};
 pub use hold::{Hold, HoldReport};
 pub use load::{Load, LoadReport};
+pub use manage::manage;
 pub use moody::serve_moody;
 pub use names::{UPSTREAM_ANSWER, resolve, serve_names};
 pub use replica::serve;
