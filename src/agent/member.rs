@@ -283,7 +283,7 @@ fn holds_store(identity: &Identity, node: &Node) -> bool {
 }
 
 /// Finds the node that holds the cluster's embedded store.
-fn holder_of(identity: &Identity) -> Arc<dyn Fn(&Cluster) -> Option<NodeId> + Send + Sync> {
+fn holder_of(identity: &Identity) -> health::FindHolder {
     let identity = identity.clone();
     Arc::new(move |cluster| cluster.nodes.values().find(|node| holds_store(&identity, node)).map(|node| node.id))
 }

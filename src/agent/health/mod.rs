@@ -90,6 +90,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Finds the node whose agent holds the cluster's store, if one does.
+pub(super) type FindHolder = Arc<dyn Fn(&Cluster) -> Option<NodeId> + Send + Sync>;
+
 /// What the tasks work on.
 #[derive(Clone)]
 pub(super) struct Work {
@@ -100,7 +103,7 @@ pub(super) struct Work {
     /// Where states are written.
     pub(super) store: Arc<dyn Store>,
     /// The node whose agent holds the store, if one does.
-    pub(super) holds_store: Arc<dyn Fn(&Cluster) -> Option<NodeId> + Send + Sync>,
+    pub(super) holds_store: FindHolder,
     /// The store's word.
     pub(super) clusters: watch::Receiver<Option<Arc<Cluster>>>,
     /// Where silent peers are told.
