@@ -17,7 +17,7 @@ pub(super) fn resolv_conf(resolvers: &[IpAddr], of_host: &str) -> String {
     }
     // Of several lines the last one counts.
     let is_search = |line: &&str| matches!(line.split_whitespace().next(), Some("search" | "domain"));
-    if let Some(search) = of_host.lines().map(str::trim_end).filter(is_search).next_back() {
+    if let Some(search) = of_host.lines().map(str::trim_end).rfind(is_search) {
         let _ = writeln!(text, "{search}");
     }
     text.push_str("options ndots:0\n");

@@ -63,7 +63,7 @@ pub(super) struct RunArgs {
     /// The service whose replica it is
     #[arg(long)]
     service: Option<String>,
-    /// A service that the command finds in its environment (ALIAS_PORT and so on) and its /etc/hosts
+    /// A service that the command finds in its environment (`ALIAS_PORT` and so on) and its /etc/hosts
     #[arg(long = "link", value_name = "SERVICE[:ALIAS]")]
     links: Vec<LinkWord>,
     /// The command and its arguments

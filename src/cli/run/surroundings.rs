@@ -36,8 +36,12 @@ fn hosts(endpoint: &EndpointView, links: &[Link]) -> String {
     };
     for link in links {
         let (vips, names): (&[IpAddr], Vec<&str>) = link.names();
-        vips.iter().for_each(|vip| line(vip, &names));
+        for vip in vips {
+            line(vip, &names);
+        }
     }
-    endpoint.addresses.iter().for_each(|address| line(address, &[&endpoint.name]));
+    for address in &endpoint.addresses {
+        line(address, &[&endpoint.name]);
+    }
     text
 }
