@@ -115,6 +115,8 @@ fn table() -> Result<Vec<String>> {
             let place = places.entry(chain).and_modify(|place| *place += 1).or_insert(1_usize);
             let place = if kind == "rule" { format!(" {place}") } else { String::new() };
             lines.push(format!("nft {kind}{place} {body}"));
+            // What the kernel remembers of clients is its own and comes and goes by itself.
+            let elements = elements.filter(|_| !name.starts_with("sticky"));
             for element in elements.iter().filter_map(Value::as_array).flatten() {
                 lines.push(format!("nft element {name} {element}"));
             }
