@@ -63,7 +63,7 @@ impl Setting {
     }
 
     fn apply(&self) {
-        assert_eq!(self.proxy.apply(&Table { doors: vec![self.door.clone()] }), []);
+        assert_eq!(self.proxy.apply(&Table { doors: vec![self.door.clone()] }).troubles, []);
     }
 
     fn connect(&self) -> TcpStream {
@@ -228,7 +228,7 @@ fn a_replica_that_is_taken_out_keeps_its_connections() {
     server.write_all(b"and on").unwrap();
     assert_eq!(read_exactly(&client, 6), b"and on");
     // So do those of a door that closes, while new ones are refused.
-    assert_eq!(setting.proxy.apply(&Table::default()), []);
+    assert_eq!(setting.proxy.apply(&Table::default()).troubles, []);
     client.write_all(b"still").unwrap();
     assert_eq!(read_exactly(&server, 5), b"still");
 }
@@ -319,7 +319,7 @@ fn datagrams_find_back() {
     let (headers, spread) = (ProxyMode::default(), Spread::InTurn([0].into()));
     let proxy = Proxy::start(Handed::default()).unwrap();
     let table = Table { doors: vec![Door { place, service: "dns".into(), headers, targets: vec![target], spread }] };
-    assert_eq!(proxy.apply(&table), []);
+    assert_eq!(proxy.apply(&table).troubles, []);
     let clients: Vec<UdpSocket> = (0..3)
         .map(|_| {
             let client = UdpSocket::bind((at, 0)).unwrap();
@@ -349,7 +349,7 @@ fn a_port_in_use_is_trouble_and_an_address_elsewhere_is_none() {
     setting.door.place.bind = Bind::Address(taken.local_addr().unwrap().ip());
     setting.door.place.port = NonZeroU16::new(taken.local_addr().unwrap().port()).unwrap();
     let table = Table { doors: vec![setting.door.clone()] };
-    let troubles = setting.proxy.apply(&table);
+    let troubles = setting.proxy.apply(&table).troubles;
     assert!(troubles.len() == 1 && troubles[0].message.contains("a program of this host has the port"), "{troubles:?}");
     drop(taken);
     setting.apply();

@@ -148,11 +148,10 @@ impl Host {
 
     fn agent_words(&self) -> Vec<std::ffi::OsString> {
         let address = self.address.to_string();
-        let (data, run) = (self.folder.join("data"), self.folder.join("run"));
+        let [config, data, run] = ["weft.toml", "data", "run"].map(|name| self.folder.join(name).into());
         let mut words: Vec<std::ffi::OsString> =
             ["agent", "--node", &self.name, "--advertise", &address, "--metrics", METRICS].map(Into::into).into();
-        words.extend(["--config".into(), self.folder.join("weft.toml").into()]);
-        words.extend(["--data-dir".into(), data.into(), "--run-dir".into(), run.into()]);
+        words.extend(["--config".into(), config, "--data-dir".into(), data, "--run-dir".into(), run]);
         words
     }
 
@@ -350,17 +349,24 @@ impl Container {
         self.program.take()
     }
 
-    /// Kills the replica's program; the container stays.
-    pub fn stop_replica(&mut self) -> Result<()> {
-        let program = self.program.take();
-        program.map(Process::kill).with_context(|| format!("no replica's program runs in {}", self.name))
-    }
-
     /// Starts the replica's program in it.
     pub fn start_replica(&mut self, port: u16) -> Result<()> {
         self.program = Some(start_replica(&self.netns, &self.name, port)?);
         Ok(())
     }
+}
+
+/// Starts a replica's program whose `/health` is answered as the file `mood` says, see [`testkit::serve_moody`], and waits until
+/// it answers.
+pub fn start_moody(netns: &Netns, name: &str, port: u16, mood: &Path) -> Result<Process> {
+    let mut command = Command::new(crate::topology::beside_us("weft-testkit")?);
+    command.args(["moody", &port.to_string(), name]).arg(mood).stdin(Stdio::null()).stdout(Stdio::null());
+    let here = SocketAddr::from(([127, 0, 0, 1], port));
+    netns.enter(|| {
+        let process = Process::start(format!("the moody replica {name}"), command)?;
+        wait_until(format!("the replica {name} answers"), SERVE_BOUND, || testkit::ask(here, SERVE_BOUND))?;
+        Ok(process)
+    })
 }
 
 /// Starts the replica's program in a namespace and waits until it answers there.

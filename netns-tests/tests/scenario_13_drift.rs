@@ -16,6 +16,11 @@ const COUNT_BOUND: Duration = Duration::from_secs(1);
 const DAMAGE: &[(&str, &str)] = &[
     ("the table is deleted", "nft delete table inet weft"),
     ("a chain is emptied", "nft flush chain inet weft {chain}"),
+    ("the limit on segments is taken away", "nft flush chain inet weft clamp_mss"),
+    ("the way into the tunnel is emptied", "nft flush chain inet weft to_tunnel"),
+    ("replicas cannot reach themselves any more", "nft flush set inet weft hairpin4"),
+    ("clients have no replica to come back to", "nft flush map inet weft takers4"),
+    ("ports of one address are not answered", "nft flush map inet weft bound4"),
     ("the tunnel device is deleted", "ip link del weft.vx"),
     ("the tunnel device is set down", "ip link set weft.vx down"),
     ("weft's routes are flushed", "ip route flush table all proto 77"),
@@ -33,6 +38,12 @@ fn damage_heals_within_two_seconds_and_foreign_things_stay() {
     scenario(3, |topology| {
         let _replicas = topology.web(5)?;
         let host = topology.host(1);
+        let words = format!("--publish {}:8090:8080 --affinity 60s", host.address());
+        host.weft_ok(&format!("service create kept --network blue {words}"))?;
+        let _kept = host.serve("blue", "kept-1", "--service kept", 8080)?;
+        wait_until("the bound port answers", HEAL_BOUND, || {
+            topology.client().enter(|| ask(host.at(8090), Duration::from_secs(1)))
+        })?;
         lay_foreign_things(host)?;
         let whole = host.kernel()?;
         let foreign = foreign_things(host)?;

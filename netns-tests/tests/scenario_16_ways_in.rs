@@ -50,6 +50,33 @@ fn a_published_port_is_reached_from_everywhere() {
     });
 }
 
+/// Of five requests of a replica one comes back to itself, and only that one has its source translated.
+#[test]
+fn a_replica_reaches_itself_by_every_door() {
+    scenario(2, |topology| {
+        let replicas = topology.web(5)?;
+        let vip = topology.vip("web", 8080)?;
+        for replica in &replicas {
+            for to in topology.hosts().iter().map(|host| host.at(80)).chain([vip]) {
+                let mut own = 0;
+                for turn in 0..REQUESTS {
+                    let answer = replica
+                        .netns()
+                        .enter(|| ask(to, REQUEST_BOUND))
+                        .with_context(|| format!("{} asks {to}, request {turn}", replica.name()))?;
+                    let is_own = answer.replica == replica.name();
+                    let seen = answer.client.ip().to_canonical();
+                    let is_translated = seen == std::net::Ipv4Addr::new(169, 254, 1, 1);
+                    ensure!(is_own == is_translated, "{} asks {to}: {answer:?}", replica.name());
+                    own += usize::from(is_own);
+                }
+                ensure!(own == 2, "{} asks {to}: itself {own} times of {REQUESTS}", replica.name());
+            }
+        }
+        Ok(())
+    });
+}
+
 fn everybody(topology: &Topology, from: &Netns) -> Result<()> {
     topology
         .hosts()

@@ -187,6 +187,7 @@ impl Member {
             clusters: followed.cluster.subscribe(),
             judgements: member.judgements.clone(),
             heals: heals.clone(),
+            reconciler: Arc::clone(&reconciler),
             findings: Arc::clone(&member.findings),
             metrics: Arc::clone(metrics),
         };
@@ -282,7 +283,7 @@ fn holds_store(identity: &Identity, node: &Node) -> bool {
 }
 
 /// Finds the node that holds the cluster's embedded store.
-fn holder_of(identity: &Identity) -> Arc<dyn Fn(&Cluster) -> Option<NodeId> + Send + Sync> {
+fn holder_of(identity: &Identity) -> health::FindHolder {
     let identity = identity.clone();
     Arc::new(move |cluster| cluster.nodes.values().find(|node| holds_store(&identity, node)).map(|node| node.id))
 }

@@ -150,15 +150,16 @@ impl Agent {
     }
 
     async fn set_membership(&self, member: Option<Arc<Member>>) {
-        match &member {
-            Some(member) => {
-                let tally = Arc::clone(&self.metrics.questions);
-                naming::start(member, self.config.resolv_conf.clone(), tally);
-                self.proxies.open();
-                let judgements = member.judgements.subscribe();
-                member.also_run(proxies::follow(Arc::clone(&self.proxies), member.clusters.clone(), judgements));
-            }
-            None => self.proxies.close(),
+        if let Some(member) = &member {
+            let tally = Arc::clone(&self.metrics.questions);
+            naming::start(member, self.config.resolv_conf.clone(), tally);
+            self.proxies.open();
+            let judgements = member.judgements.subscribe();
+            member.also_run(proxies::follow(Arc::clone(&self.proxies), member.clusters.clone(), judgements));
+        } else {
+            let proxies = Arc::clone(&self.proxies);
+            // It waits until the doors are closed.
+            let _ = tokio::task::spawn_blocking(move || proxies.close()).await;
         }
         *self.trouble.write().await = None;
         *self.member.write().await = member;

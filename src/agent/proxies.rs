@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::{
     mesh,
     model::{Bind, Cluster, EndpointId, Judgement, L4, Lb, PortMode, ProxyMode, PublishedPort, Service},
-    proxy::{Door, Place, PortCount, Proxy, Spread, Table, Target},
+    proxy::{Applied, Door, Place, PortCount, Proxy, Spread, Table, Target},
 };
 
 /// How often a door that could not be opened is tried again, and an address that this host had not is looked for.
@@ -66,13 +66,15 @@ impl Proxies {
         self.proxy.apply(&Table::default());
     }
 
-    fn apply(&self, table: &Table) {
+    /// Whether another look is worth it although the table stays.
+    fn apply(&self, table: &Table) -> bool {
         let mut standing = self.standing();
         if !standing.is_open {
-            return;
+            return false;
         }
+        let Applied { troubles, is_settled } = self.proxy.apply(table);
         let found: BTreeMap<Place, String> =
-            self.proxy.apply(table).into_iter().map(|trouble| (trouble.place, trouble.message)).collect();
+            troubles.into_iter().map(|trouble| (trouble.place, trouble.message)).collect();
         for (place, message) in &found {
             if standing.troubles.get(place) != Some(message) {
                 warn!("{message}");
@@ -82,6 +84,7 @@ impl Proxies {
             info!("{place} is no trouble any more");
         }
         standing.troubles = found;
+        !is_settled
     }
 
     fn standing(&self) -> std::sync::MutexGuard<'_, Standing> {
@@ -99,19 +102,26 @@ pub(super) async fn follow(
         let cluster = clusters.borrow_and_update().clone();
         let judgement = judgements.borrow_and_update().clone();
         // Nothing is closed before a whole snapshot was seen.
-        if let Some(cluster) = cluster {
-            let (table, proxies) = (table(&cluster, &judgement), Arc::clone(&proxies));
-            // Opening thousands of sockets takes a while; nobody else on this thread shall wait for it.
-            let _ = tokio::task::spawn_blocking(move || proxies.apply(&table)).await;
-        }
-        let changed = async {
-            tokio::select! {
-                changed = clusters.changed() => changed,
-                changed = judgements.changed() => changed,
+        let table = cluster.map(|cluster| Arc::new(table(&cluster, &judgement)));
+        loop {
+            let mut look_again = false;
+            if let Some(table) = &table {
+                let (table, proxies) = (Arc::clone(table), Arc::clone(&proxies));
+                // Opening thousands of sockets takes a while; nobody else on this thread shall wait for it.
+                look_again = tokio::task::spawn_blocking(move || proxies.apply(&table)).await.unwrap_or(true);
             }
-        };
-        if let Ok(Err(_)) = timeout(RETRY, changed).await {
-            return;
+            let changed = async {
+                tokio::select! {
+                    changed = clusters.changed() => changed,
+                    changed = judgements.changed() => changed,
+                }
+            };
+            let patience = if look_again { RETRY } else { Duration::MAX };
+            match timeout(patience, changed).await {
+                Ok(Ok(())) => break,
+                Ok(Err(_)) => return,
+                Err(_) => {}
+            }
         }
     }
 }

@@ -9,10 +9,12 @@ mod drain;
 mod endpoint;
 mod exec;
 mod ipam;
+mod named_netns;
 mod network;
 mod node;
 mod output;
 mod progress;
+mod resolver;
 mod run;
 mod service;
 mod status;
@@ -129,6 +131,11 @@ enum ClientCommand {
     #[command(subcommand)]
     Endpoint(endpoint::EndpointCommand),
     /// Run a command in a network namespace of its own, attached while it runs
+    ///
+    /// Signals to `weft run` are the command's. With --service, the first SIGTERM, SIGINT or SIGHUP is held back until no node
+    /// sends new connections to it and those that are open have finished, or the service's drain time has passed; a second one
+    /// ends the waiting and is handed on at once. What is typed at a terminal, such as Ctrl-C, reaches the command directly.
+    /// Without its agent nothing is held back. Give whoever stops it (systemd's TimeoutStopSec) more than the drain time.
     Run(run::RunArgs),
     /// Address management
     #[command(subcommand)]

@@ -4,10 +4,8 @@ use std::{
     net::IpAddr,
 };
 
-use super::balancing;
-use crate::model::{Cluster, EndpointId, Flow, Judgement, L4, NodeId, ServiceId};
-
-use super::Balancing;
+use super::{Balancing, balancing_among};
+use crate::model::{Cluster, Endpoint, EndpointId, Flow, Judgement, L4, NodeId, ServiceId};
 
 /// By which of a service's entrances a connection came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,7 +79,7 @@ impl Roster {
         Some(Spread { service, via, replica })
     }
 
-    /// Whether a replica is still in it.
+    /// All replicas.
     pub fn replicas(&self) -> BTreeSet<EndpointId> {
         self.replicas.values().map(|(replica, _)| *replica).collect()
     }
@@ -90,9 +88,16 @@ impl Roster {
 /// Who takes connections from this node, or would but for an ejection: in doubt for no other reason. By service.
 pub fn candidates(cluster: &Cluster, silent: &BTreeSet<NodeId>) -> BTreeMap<ServiceId, BTreeSet<EndpointId>> {
     let judgement = Judgement { silent: silent.clone(), ejected: BTreeSet::new() };
-    let of = |service| {
-        let verdicts = balancing(cluster, service, &judgement);
+    // One walk over the endpoints, not one for each service.
+    let mut groups: BTreeMap<ServiceId, Vec<&Endpoint>> = BTreeMap::new();
+    for endpoint in cluster.endpoints.values() {
+        if let Some(service) = endpoint.service {
+            groups.entry(service).or_default().push(endpoint);
+        }
+    }
+    let balanced = |group: Vec<&Endpoint>| {
+        let verdicts = balancing_among(cluster, group.into_iter(), &judgement);
         verdicts.into_iter().filter(|(_, verdict)| *verdict == Balancing::Balanced).map(|(id, _)| id).collect()
     };
-    cluster.services.keys().map(|service| (*service, of(*service))).collect()
+    groups.into_iter().map(|(service, group)| (service, balanced(group))).collect()
 }

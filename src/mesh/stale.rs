@@ -89,9 +89,11 @@ impl StaleFlows {
         if self.vips.contains_key(&asked.ip()) {
             return true;
         }
+        // To loopback nothing is translated: those are served by the agent itself.
+        let is_local = local.contains(&asked.ip()) && !asked.ip().is_loopback();
         let is_from_here = || local.contains(&client) || self.is_ours(client);
         self.ports.contains_key(&(L4::Udp, asked.port()))
-            && (local.contains(&asked.ip()) || (self.peers.contains(&asked.ip()) && is_from_here()))
+            && (is_local || (self.peers.contains(&asked.ip()) && is_from_here()))
     }
 
     fn is_ours(&self, address: IpAddr) -> bool {

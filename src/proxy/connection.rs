@@ -46,15 +46,11 @@ pub(super) async fn accept(listener: std::net::TcpListener, front: Arc<Front>, s
                 continue;
             }
         };
-        let permit = match Arc::clone(&shared.places).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                // The others wait in the kernel meanwhile.
-                front.counts.fail(Cause::Resources);
-                let Ok(permit) = Arc::clone(&shared.places).acquire_owned().await else { return };
-                permit
-            }
-        };
+        if shared.places.available_permits() == 0 {
+            // The others wait in the kernel meanwhile.
+            front.counts.fail(Cause::Resources);
+        }
+        let Ok(permit) = Arc::clone(&shared.places).acquire_owned().await else { return };
         tokio::spawn(serve(client, peer, Arc::clone(&front), shared.limits, permit));
     }
 }

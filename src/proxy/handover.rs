@@ -1,5 +1,5 @@
 //! Listening sockets outlive the process: the service manager keeps a copy of each under its place's name (`FDSTORE=1`,
-//! sd_notify(3)) and gives them back to the next process (sd_listen_fds(3)). Meanwhile the kernel goes on answering SYNs, and
+//! `sd_notify(3)`) and gives them back to the next process (`sd_listen_fds(3)`). Meanwhile the kernel goes on answering SYNs, and
 //! the connections wait to be accepted. Without a service manager nothing of this happens, and a restart refuses connections
 //! until the doors are open again.
 

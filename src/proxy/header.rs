@@ -68,17 +68,16 @@ fn parse_v1(bytes: &[u8]) -> Parsed {
     // A port is digits; the parser would take a sign too.
     let header = std::str::from_utf8(line).ok().filter(|text| !text.contains('+'));
     let Some(Ok(header)) = header.map(v1::Header::try_from) else { return Parsed::Malformed };
-    let told = match header.addresses {
-        v1::Addresses::Tcp4(ends) => Told::Addresses {
-            client: (ends.source_address, ends.source_port).into(),
-            server: (ends.destination_address, ends.destination_port).into(),
-        },
-        v1::Addresses::Tcp6(ends) => Told::Addresses {
-            client: (ends.source_address, ends.source_port).into(),
-            server: (ends.destination_address, ends.destination_port).into(),
-        },
-        v1::Addresses::Unknown => Told::Nothing,
+    let (client, server): (SocketAddr, SocketAddr) = match header.addresses {
+        v1::Addresses::Tcp4(ends) => {
+            ((ends.source_address, ends.source_port).into(), (ends.destination_address, ends.destination_port).into())
+        }
+        v1::Addresses::Tcp6(ends) => {
+            ((ends.source_address, ends.source_port).into(), (ends.destination_address, ends.destination_port).into())
+        }
+        v1::Addresses::Unknown => return Parsed::Whole(Told::Nothing, line.len()),
     };
+    let told = Told::Addresses { client, server };
     Parsed::Whole(told, line.len())
 }
 
@@ -96,7 +95,9 @@ fn parse_v2(bytes: &[u8]) -> Parsed {
     let stream = header.protocol == v2::Protocol::Stream;
     let told = match (header.command, header.addresses) {
         // Whatever addresses a LOCAL header carries are to be skipped.
-        (v2::Command::Local, _) => Told::Nothing,
+        (v2::Command::Local, _) | (v2::Command::Proxy, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => {
+            Told::Nothing
+        }
         (v2::Command::Proxy, v2::Addresses::IPv4(ends)) if stream => Told::Addresses {
             client: (ends.source_address, ends.source_port).into(),
             server: (ends.destination_address, ends.destination_port).into(),
@@ -105,7 +106,6 @@ fn parse_v2(bytes: &[u8]) -> Parsed {
             client: (ends.source_address, ends.source_port).into(),
             server: (ends.destination_address, ends.destination_port).into(),
         },
-        (v2::Command::Proxy, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => Told::Nothing,
         // Datagrams on a stream.
         (v2::Command::Proxy, _) => return Parsed::Malformed,
     };

@@ -7,7 +7,8 @@ use std::{
 use nix::{
     errno::Errno,
     sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockopt, listen, setsockopt, socket,
+        sockopt,
     },
 };
 
@@ -30,6 +31,16 @@ pub(super) fn listen_at(place: Place) -> io::Result<TcpListener> {
     setsockopt(&socket, sockopt::TcpKeepIdle, &KEEPALIVE_S)?;
     listen(&socket, Backlog::new(BACKLOG)?)?;
     Ok(TcpListener::from(socket))
+}
+
+/// Whether a socket still is where its place wants it. One that was bound to a device is bound to its index, and to nothing once
+/// that device is gone.
+pub(super) fn is_bound(socket: impl AsFd, place: Place) -> bool {
+    match place.bind {
+        Bind::Any | Bind::Address(_) => true,
+        Bind::Device(device) => getsockopt(&socket, sockopt::BindToDevice)
+            .is_ok_and(|name| name.to_str().is_some_and(|name| name.trim_end_matches('\0') == device.as_str())),
+    }
 }
 
 /// Opens the socket of a place for datagrams.

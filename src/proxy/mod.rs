@@ -26,7 +26,7 @@ mod worker;
 pub use counters::{Cause, PortCount};
 pub use handover::Handed;
 pub use header::{HEADER_BYTES_MAX, Parsed, Told, parse as parse_header, write as write_header};
-pub use pool::{Proxy, Trouble};
+pub use pool::{Applied, Proxy, Trouble};
 pub use table::{Door, Place, Spread, Table, Target};
 
 use std::time::Duration;
@@ -51,8 +51,8 @@ impl Limits {
     pub(crate) const DEFAULT: Self = Self {
         header: Duration::from_secs(5),
         connect: Duration::from_secs(2),
-        idle: Duration::from_secs(3600),
-        half_closed: Duration::from_secs(300),
+        idle: Duration::from_hours(1),
+        half_closed: Duration::from_mins(5),
         datagrams: Duration::from_secs(30),
     };
 }

@@ -3,6 +3,7 @@ use std::{
     io,
     net::TcpListener,
     sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -29,6 +30,18 @@ const FILES_LEFT: u64 = 8192;
 
 /// Connections at once, where the files would do for more: each takes some 2 KiB here and some more in the kernel.
 const CONNECTIONS_MAX: u64 = 131_072;
+
+/// How long doors may take to close; it is a few turns of each thread's loop.
+const CLOSE_MAX: Duration = Duration::from_millis(200);
+
+/// How the doors are after [`Proxy::apply`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Those that cannot be opened.
+    pub troubles: Vec<Trouble>,
+    /// Whether another look may find something else although the table stays: a door that is not open, a device that may go.
+    pub is_settled: bool,
+}
 
 /// A door that cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,13 +100,20 @@ struct Doors {
 struct Open {
     front: Arc<Front>,
     tasks: Vec<AbortHandle>,
+    /// One that is bound to a device, to see whether it still is: a device may go and come back as another.
+    bound: Option<TcpListener>,
 }
 
-impl Drop for Open {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+/// Closes doors and waits until their sockets are closed, so that their places can be opened again at once.
+fn close(doors: Vec<Open>) {
+    let tasks: Vec<AbortHandle> = doors.into_iter().flat_map(|open| open.tasks).collect();
+    for task in &tasks {
+        task.abort();
+    }
+    let begun = Instant::now();
+    while !tasks.iter().all(AbortHandle::is_finished) && begun.elapsed() < CLOSE_MAX {
+        // Nobody unparks it: the threads that end the tasks know nothing of this one.
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
@@ -115,20 +135,29 @@ impl Proxy {
     /// Opens the doors that the table has, closes those that it has not, and changes what lies behind the others. What cannot
     /// be opened is returned and is tried again by the next call. A door of a host's address that this host has not is no
     /// trouble: another node has it. Sockets of a previous process that the table has no use for are closed.
-    pub fn apply(&self, table: &Table) -> Vec<Trouble> {
+    ///
+    /// It blocks while doors close, some milliseconds.
+    pub fn apply(&self, table: &Table) -> Applied {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Doors { handed, open, loads } = &mut *state;
         loads.retain(|_, load| load.strong_count() > 0);
         let wanted: BTreeMap<Place, &Door> = table.doors.iter().map(|door| (door.place, door)).collect();
-        open.retain(|place, _| {
-            let stays = wanted.contains_key(place);
-            if !stays && place.protocol == L4::Tcp {
-                handover::forget(&place.to_string());
-            }
-            stays
-        });
-        let mut troubles = Vec::new();
+        let stays = |place: &Place, open: &Open| {
+            wanted.contains_key(place)
+                && open.bound.as_ref().is_none_or(|listener| listener::is_bound(listener, *place))
+        };
+        let leaving: Vec<Place> =
+            open.iter().filter(|(place, open)| !stays(place, open)).map(|(place, _)| *place).collect();
+        for place in leaving.iter().filter(|place| place.protocol == L4::Tcp) {
+            handover::forget(&place.to_string());
+        }
+        close(leaving.iter().filter_map(|place| open.remove(place)).collect());
+        let mut applied = Applied { troubles: vec![], is_settled: true };
         for (place, door) in wanted {
+            applied.is_settled &= !matches!(place.bind, Bind::Device(_));
+            if open.get(&place).is_some_and(|open| open.front.behind().door == *door) {
+                continue;
+            }
             let mut load = |id| {
                 let known = loads.get(&id).and_then(Weak::upgrade);
                 known.unwrap_or_else(|| {
@@ -147,12 +176,16 @@ impl Proxy {
             }
             match self.open(behind, handed) {
                 Ok(opened) => drop(open.insert(place, opened)),
-                Err(error) if is_elsewhere(place, &error) => {}
-                Err(error) => troubles.push(Trouble { place, message: sentence(door, &error) }),
+                Err(error) => {
+                    applied.is_settled = false;
+                    if !is_elsewhere(place, &error) {
+                        applied.troubles.push(Trouble { place, message: sentence(door, &error) });
+                    }
+                }
             }
         }
         handed.drop_rest();
-        troubles
+        applied
     }
 
     /// The counters of every port, by service and port.
@@ -165,17 +198,20 @@ impl Proxy {
         let key = (behind.door.service.clone(), format!("{}/{}", place.port, place.protocol));
         let front =
             Arc::new(Front { turn: Turn::default(), counts: self.counters.of(key), behind: RwLock::new(behind) });
+        let mut bound = None;
         let tasks = match place.protocol {
             L4::Tcp => {
-                let listener = match handed.take(place) {
-                    Some(listener) => listener,
-                    None => {
-                        let listener = listener::listen_at(place)?;
-                        handover::keep(place, &listener);
-                        listener
-                    }
+                let handed = handed.take(place).filter(|listener| listener::is_bound(listener, place));
+                let listener = if let Some(listener) = handed {
+                    listener
+                } else {
+                    let listener = listener::listen_at(place)?;
+                    handover::keep(place, &listener);
+                    listener
                 };
-                self.accept_everywhere(&listener, &front)?
+                let tasks = self.accept_everywhere(&listener, &front)?;
+                bound = matches!(place.bind, Bind::Device(_)).then_some(listener);
+                tasks
             }
             L4::Udp => {
                 // Rare, small and bounded: one thread will do.
@@ -185,7 +221,7 @@ impl Proxy {
             }
             L4::Sctp => return Err(io::Error::from(Errno::EPROTONOSUPPORT)),
         };
-        Ok(Open { front, tasks })
+        Ok(Open { front, tasks, bound })
     }
 
     /// Lets every thread accept from one socket: whoever is free takes the next connection.

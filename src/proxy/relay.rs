@@ -251,14 +251,14 @@ impl Way {
             }
             let pipe = match &mut self.pipe {
                 Some(pipe) => pipe,
-                // Out of files: copying needs none.
-                None => match Pipe::new() {
-                    Ok(pipe) => self.pipe.insert(pipe),
-                    Err(_) => {
+                None => {
+                    let Ok(pipe) = Pipe::new() else {
+                        // Out of files: copying needs none.
                         self.run = 0;
                         return Poll::Ready(Ok(()));
-                    }
-                },
+                    };
+                    self.pipe.insert(pipe)
+                }
             };
             match socket.try_io(Interest::READABLE, || pipe.fill(socket)) {
                 Ok(0) => self.state = State::Ending,

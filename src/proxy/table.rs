@@ -36,7 +36,7 @@ pub struct Place {
 }
 
 /// As few characters as can be, none of those that a name in the service manager's store may not have (`:` and control
-/// characters, sd_notify(3)).
+/// characters, `sd_notify(3)`).
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { bind, port, protocol } = self;

@@ -13,11 +13,8 @@ pub(crate) fn header_seeds() -> Vec<Vec<u8>> {
         client: client.parse::<SocketAddr>().unwrap(),
         server: server.parse::<SocketAddr>().unwrap(),
     };
-    let told = [
-        ends("192.0.2.1:4711", "198.51.100.2:80"),
-        ends("[2001:db8::1]:65535", "[2001:db8::2]:1"),
-        Told::Nothing,
-    ];
+    let told =
+        [ends("192.0.2.1:4711", "198.51.100.2:80"), ends("[2001:db8::1]:65535", "[2001:db8::2]:1"), Told::Nothing];
     let versions = [ProxyProtocol::V1, ProxyProtocol::V2];
     let mut seeds: Vec<Vec<u8>> =
         versions.iter().flat_map(|version| told.iter().map(|told| write_header(*version, *told))).collect();
@@ -53,7 +50,13 @@ pub(crate) fn header_runner() -> Box<dyn Fn(&[u8]) -> String> {
                 assert_eq!(parse_header(&passed), Parsed::Whole(told, passed.len()));
             }
             let kind = match told {
-                Told::Addresses { client, server: _ } => if client.is_ipv4() { "IPv4" } else { "IPv6" },
+                Told::Addresses { client, server: _ } => {
+                    if client.is_ipv4() {
+                        "IPv4"
+                    } else {
+                        "IPv6"
+                    }
+                }
                 Told::Nothing => "nothing",
             };
             format!("{kind}, {len} bytes")

@@ -84,9 +84,10 @@ fn note(work: &Work, cluster: Option<&Cluster>, question: &Question, answer: &An
 /// What people want to know: each change of a state, with its reason.
 fn tell(cluster: Option<&Cluster>, rounds: &Rounds, id: EndpointId, state: EndpointState) {
     let endpoint = name(cluster, id);
-    match rounds.fault_of(id) {
-        Some(fault) => warn!(%endpoint, "{}: {fault}", state.as_str()),
-        None => info!(%endpoint, "{}: its probes succeed", state.as_str()),
+    if let Some(fault) = rounds.fault_of(id) {
+        warn!(%endpoint, "{}: {fault}", state.as_str());
+    } else {
+        info!(%endpoint, "{}: its probes succeed", state.as_str());
     }
 }
 

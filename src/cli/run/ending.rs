@@ -4,13 +4,17 @@
 //! back until the endpoint has left balancing and its connections have finished; the command, which would close its
 //! listener, hears of it after that. Whoever insists is obeyed at once.
 
-use std::{fs::File, future::Future, process::ExitStatus};
+use std::{fs::File, future::Future, process::ExitStatus, time::Duration};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, getpgrp, tcgetpgrp},
 };
-use tokio::{process::Child, sync::mpsc};
+use tokio::{
+    process::Child,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 use super::exit_code;
 use crate::{
@@ -20,6 +24,10 @@ use crate::{
         warn,
     },
 };
+
+/// How often the agent is asked whether it still answers, and how long that may take.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_WAIT: Duration = Duration::from_secs(5);
 
 /// A replica that is to be drained before its command is told to end.
 pub(super) struct Replica<'a, O> {
@@ -59,10 +67,24 @@ impl<O: Operations> Replica<'_, O> {
     async fn drain(self) {
         let what = format!("draining {} before its command is told to end", self.endpoint);
         let work = self.agent.endpoint_drain(self.endpoint, DrainRequest::default());
-        match watching(&what, self.agent, Of::Endpoint(self.endpoint), work).await {
+        let done = tokio::select! {
+            done = watching(&what, self.agent, Of::Endpoint(self.endpoint), work) => done,
+            () = self.stuck() => Err(Refusal::unavailable("its agent does not answer any more")),
+        };
+        match done {
             Ok(reply) => drain::tell(&reply),
             Err(Refusal { message, .. }) => {
                 warn(&format!("the command is told to end without having been drained: {message}"));
+            }
+        }
+    }
+
+    /// Returns when the agent has stopped answering: a drain may take an hour, a look may not.
+    async fn stuck(&self) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            if timeout(LOOK_WAIT, self.agent.endpoint_drain_view(self.endpoint)).await.is_err() {
+                return;
             }
         }
     }

@@ -1,12 +1,12 @@
 //! The instructions that rules are made of: each method writes one expression, or the few that always go together.
 //!
-//! Registers: 1 is 16 bytes wide and also the 4-byte registers 8 to 11; 2 likewise 12 to 15, 3 likewise 16 to 19. The fields of a concatenation
+//! Registers: 1 is 16 bytes wide and also the 4-byte registers 8 to 11; 2 likewise 12 to 15; the last one is 23. The fields of a concatenation
 //! follow each other in 4-byte steps, so the second field behind 4 bytes in register 1 is register 9, and behind 16 bytes it
 //! is register 2.
 
 use std::net::IpAddr;
 
-use crate::model::{ChainName, Family, L4, LinkName, Memory, Pick, SOURCE_SEED, ServiceId, SetName, Slot, VTEP_LINK};
+use crate::model::{ChainName, Family, L4, LinkName, Pick, SOURCE_SEED, SetName, Slot, VTEP_LINK};
 
 use super::wire::{Attributes, VERDICT_ACCEPT, nfta};
 
@@ -19,26 +19,21 @@ pub(super) const REG_2: u32 = 2;
 /// The second register of 4 bytes, a part of the first of 16.
 pub(super) const REG32_01: u32 = 9;
 
-/// The third register of 16 bytes.
-const REG_3: u32 = 3;
-/// The register of 4 bytes behind the first 4 of [`REG_3`].
-const REG32_09: u32 = 17;
-/// The register of 4 bytes behind an address in [`REG32_01`].
-fn register_behind_second(family: Family) -> u32 {
-    match family {
-        Family::V4 => 10,
-        Family::V6 => 13,
-    }
-}
-
-/// `NFT_DYNSET_OP_UPDATE` and `NFT_DYNSET_OP_DELETE` in `linux/netfilter/nf_tables.h`.
-const DYNSET_UPDATE: u32 = 1;
-const DYNSET_DELETE: u32 = 2;
+/// The register behind an IPv6 address at [`REG32_01`].
+pub(super) const REG32_05: u32 = 13;
 
 /// `RTN_LOCAL` in `linux/rtnetlink.h`: the type of route that an address of this host has.
 const RTN_LOCAL: u32 = 2;
 /// `ARPHRD_ETHER` in `linux/if_arp.h`.
 const ARPHRD_ETHER: u16 = 1;
+
+/// The register behind an address at [`REG32_01`].
+pub(super) fn register_behind_second(family: Family) -> u32 {
+    match family {
+        Family::V4 => 10,
+        Family::V6 => REG32_05,
+    }
+}
 
 /// The register behind an address at the start of register 1.
 pub(super) fn register_behind(family: Family) -> u32 {
@@ -114,7 +109,7 @@ pub(super) enum Reject {
 pub(super) struct Code<'a, 'b>(pub(super) &'a mut Attributes<'b>);
 
 impl Code<'_, '_> {
-    fn expression(&mut self, name: &str, data: impl FnOnce(&mut Attributes<'_>)) {
+    pub(super) fn expression(&mut self, name: &str, data: impl FnOnce(&mut Attributes<'_>)) {
         self.0.nest(nfta::LIST_ELEM, |expression| {
             expression.text(nfta::EXPR_NAME, name);
             expression.nest(nfta::EXPR_DATA, data);
@@ -145,8 +140,12 @@ impl Code<'_, '_> {
     }
 
     pub(super) fn compare(&mut self, operation: Compare, with: &[u8]) {
+        self.compare_from(REG_1, operation, with);
+    }
+
+    pub(super) fn compare_from(&mut self, register: u32, operation: Compare, with: &[u8]) {
         self.expression("cmp", |cmp| {
-            cmp.number(1, REG_1);
+            cmp.number(1, register);
             cmp.number(2, operation as u32);
             cmp.data(3, with);
         });
@@ -186,7 +185,7 @@ impl Code<'_, '_> {
         self.look_up_from(REG_1, set, result);
     }
 
-    fn look_up_from(&mut self, key: u32, set: SetName, result: Option<u32>) {
+    pub(super) fn look_up_from(&mut self, key: u32, set: SetName, result: Option<u32>) {
         self.expression("lookup", |lookup| {
             lookup.number(2, key);
             if let Some(register) = result {
@@ -362,49 +361,6 @@ impl Code<'_, '_> {
         });
     }
 
-    /// The replica that the client came to last, if it still takes connections; its address goes to the register that is
-    /// returned. The client's time begins anew.
-    pub(super) fn recall(&mut self, family: Family, memory: Memory) -> u32 {
-        self.client_key(family, memory.service);
-        self.look_up_from(REG_3, SetName::Sticky(family), Some(REG32_01));
-        self.immediate(REG_1, &service_bytes(memory.service));
-        self.look_up(SetName::Takers(family), None);
-        self.memorise(DYNSET_UPDATE, family, memory, REG32_01);
-        REG32_01
-    }
-
-    /// Remembers that the client came to the replica with the address in register 1.
-    pub(super) fn remember(&mut self, family: Family, memory: Memory) {
-        self.client_key(family, memory.service);
-        self.memorise(DYNSET_DELETE, family, memory, REG_1);
-        self.memorise(DYNSET_UPDATE, family, memory, REG_1);
-    }
-
-    /// A port known beforehand behind the address that [`Self::recall`] found.
-    pub(super) fn recalled_port(&mut self, family: Family, port: u16) -> u32 {
-        let register = register_behind_second(family);
-        self.immediate(register, &port.to_be_bytes());
-        register
-    }
-
-    /// Service and client to register 3.
-    fn client_key(&mut self, family: Family, service: ServiceId) {
-        self.immediate(REG_3, &service_bytes(service));
-        self.address(family, Side::Source, REG32_09);
-    }
-
-    fn memorise(&mut self, operation: u32, family: Family, memory: Memory, replica: u32) {
-        self.expression("dynset", |dynset| {
-            dynset.text(1, &SetName::Sticky(family).to_string());
-            dynset.number(3, operation);
-            dynset.number(4, REG_3);
-            dynset.number(5, replica);
-            if operation == DYNSET_UPDATE {
-                dynset.bytes(6, &memory.timeout_ms.to_be_bytes());
-            }
-        });
-    }
-
     pub(super) fn has_flag_syn(&mut self) {
         // RFC 9293, 3.1: the flags are the 14th byte, SYN their second bit.
         self.payload(Base::Transport, 13, 1, REG_1);
@@ -477,11 +433,6 @@ fn address_len(family: Family) -> u32 {
         Family::V4 => 4,
         Family::V6 => 16,
     }
-}
-
-/// A service's number as a field of a key: 4 bytes in the host's order.
-fn service_bytes(service: ServiceId) -> [u8; 4] {
-    u32::from(service.get()).to_ne_bytes()
 }
 
 /// The register of 4 bytes behind the 4 bytes at this one.

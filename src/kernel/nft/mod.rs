@@ -8,6 +8,7 @@
 //!
 //! Nothing here starts `nft`, and no other table is written or waited for.
 
+mod affinity;
 mod apply;
 mod batch;
 mod changes;

@@ -107,6 +107,7 @@ fn each_connection_is_judged_by_where_it_leads() {
         ("translated by somebody else", udp, client, "192.0.2.1:99", "10.9.0.5:8080", false),
         ("somebody else's altogether", udp, client, "192.0.2.1:53", "172.17.0.2:53", false),
         ("before its port was published", udp, client, "192.0.2.1:53", "192.0.2.1:53", true),
+        ("at loopback", udp, "127.0.0.1:1", "127.0.0.1:53", "127.0.0.1:53", false),
         ("at a peer, from a container", udp, "10.9.0.5:1", "192.0.2.2:53", "192.0.2.2:53", true),
         ("at a peer, passing by", udp, client, "192.0.2.2:53", "192.0.2.2:53", false),
         ("far away, the same port", udp, "10.9.0.5:1", "203.0.113.1:53", "203.0.113.1:53", false),

@@ -82,8 +82,8 @@ pub enum Rule {
     /// a connection to loopback has a loopback source, which would need a translation that the kernel path does not do.
     DispatchPublishedLocally(Family),
     /// `meta nfproto FAMILY meta l4proto PROTOCOL`, then `0xSERVICE . ip saddr map @sticky4` gives the replica that the client came
-    /// to last; if it is still there (`0xSERVICE . REPLICA @takers4`), `update @sticky4 { 0xSERVICE . ip saddr timeout TIMEOUT :
-    /// REPLICA } counter dnat ip to REPLICA . TARGET`. nft has no words for a value that is looked up once and used three times, so what
+    /// to last; if it is still there (`REPLICA map @takers4 0xSERVICE`), `update @sticky4 { 0xSERVICE . ip saddr timeout TIMEOUT :
+    /// REPLICA } counter dnat ip to REPLICA . TARGET`. nft has no words for a value that is looked up once and used three times; what
     /// it lists is close to this and cannot be loaded.
     RecallPort {
         /// The replicas' family.
