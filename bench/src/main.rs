@@ -35,14 +35,13 @@ const RUNS: usize = 21;
 type Part = (&'static str, fn() -> Result<()>);
 
 /// Every part, in the order in which all of them run.
-const PARTS: &[Part] =
-    &[
-        ("paths", paths),
-        ("names", names::run),
-        ("proxy", proxy::run),
-        ("rolling-update", rolling_update::run),
-        ("node-lost", node_lost::run),
-    ];
+const PARTS: &[Part] = &[
+    ("paths", paths),
+    ("names", names::run),
+    ("proxy", proxy::run),
+    ("rolling-update", rolling_update::run),
+    ("node-lost", node_lost::run),
+];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
