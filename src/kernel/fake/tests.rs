@@ -20,7 +20,15 @@ fn chain() -> ChainName {
 }
 
 fn balance() -> Chain {
-    Chain { rules: vec![Rule::BalanceVip { family: Family::V4, shard: 0, first: Slot(0), slots: 1 }] }
+    Chain {
+        rules: vec![Rule::BalanceVip {
+            family: Family::V4,
+            shard: 0,
+            first: Slot(0),
+            slots: 1,
+            pick: crate::model::Pick::Turn,
+        }],
+    }
 }
 
 fn vip() -> (SetKey, SetValue) {

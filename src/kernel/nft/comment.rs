@@ -57,6 +57,7 @@ mod tests {
             shard: 255,
             first: Slot(u32::MAX),
             slots: u16::MAX,
+            pick: crate::model::Pick::Turn,
         };
         assert_eq!(read(&write(rule)), Some(rule));
         assert!(write(rule).len() <= 128);

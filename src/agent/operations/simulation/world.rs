@@ -234,8 +234,8 @@ impl World {
                 return Some(format!("{} takes {silent:?} for silent", node.name));
             }
             let cluster = member.cluster()?;
-            if let Some(sick) = cluster.endpoints_on(member.me()).find(|each| each.state != model::EndpointState::Ready)
-            {
+            let is_sick = |state| matches!(state, model::EndpointState::Starting | model::EndpointState::Unhealthy);
+            if let Some(sick) = cluster.endpoints_on(member.me()).find(|each| is_sick(each.state)) {
                 return Some(format!("{} of {} is {}", sick.name, node.name, sick.state.as_str()));
             }
             if let Some(bereft) = pass.bereft.first() {
