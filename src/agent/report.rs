@@ -126,18 +126,18 @@ impl Reporter {
             if waiting.is_empty() || now >= seen + CONFIRM_WAIT {
                 countable.push((replica, since));
             } else {
-                again = earlier(again, seen + CONFIRM_WAIT);
+                again = Some(earlier(again, seen + CONFIRM_WAIT));
             }
         }
         self.count(work, &countable, now).await;
         report.open = self.counted.iter().map(|(id, (_, open))| (*id, *open)).collect();
-        again = self.count_at.map_or(again, |at| earlier(again, at));
+        again = self.count_at.map_or(again, |at| Some(earlier(again, at)));
         match self.news(&report, said.as_ref(), now) {
             News::Nothing => again,
-            News::Later(at) => earlier(again, at),
+            News::Later(at) => Some(earlier(again, at)),
             News::Now => match self.tell(work, report).await {
                 Ok(()) => again,
-                Err(()) => earlier(again, Instant::now() + RETRY_AFTER),
+                Err(()) => Some(earlier(again, Instant::now() + RETRY_AFTER)),
             },
         }
     }
@@ -218,9 +218,8 @@ impl Reporter {
                 self.told = Some((report, at.0, Instant::now()));
                 Ok(())
             }
-            // Nothing was compared.
-            Ok(Outcome::Conflict) => Err(()),
-            Err(StoreError::LeaseGone(_)) => Err(()),
+            // Nothing was compared; and a new lease is looked for.
+            Ok(Outcome::Conflict) | Err(StoreError::LeaseGone(_)) => Err(()),
             Err(error) => {
                 debug!("cannot report on what drains, trying again: {error}");
                 Err(())
@@ -237,6 +236,6 @@ enum News {
     Later(Instant),
 }
 
-fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
-    Some(one.map_or(other, |one| one.min(other)))
+fn earlier(one: Option<Instant>, other: Instant) -> Instant {
+    one.map_or(other, |one| one.min(other))
 }
