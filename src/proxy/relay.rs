@@ -253,16 +253,13 @@ impl Way {
                 self.give_back();
                 return Poll::Pending;
             }
-            let pipe = match &mut self.pipe {
-                Some(pipe) => pipe,
-                None => {
-                    let Ok(pipe) = Pipe::new() else {
-                        // Out of files: copying needs none.
-                        self.run = 0;
-                        return Poll::Ready(Ok(()));
-                    };
-                    self.pipe.insert(pipe)
-                }
+            if self.pipe.is_none() {
+                self.pipe = Pipe::new().ok();
+            }
+            let Some(pipe) = &mut self.pipe else {
+                // Out of files: copying needs none.
+                self.run = 0;
+                return Poll::Ready(Ok(()));
             };
             match socket.try_io(Interest::READABLE, || pipe.fill(socket)) {
                 Ok(0) => self.state = State::Ending,
