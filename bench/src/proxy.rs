@@ -6,7 +6,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
-    sync::mpsc,
+    sync::{Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -221,7 +221,7 @@ fn answer_short(netns: &Netns) -> Result<()> {
 
 /// The replica's side of connections that stay.
 struct Idle {
-    accepted: mpsc::Receiver<TcpStream>,
+    accepted: Mutex<mpsc::Receiver<TcpStream>>,
 }
 
 impl Idle {
@@ -235,18 +235,19 @@ impl Idle {
                 }
             }
         });
-        Ok(Self { accepted })
+        Ok(Self { accepted: Mutex::new(accepted) })
     }
 
     /// A proxy's resident memory without and with the connections, each of which has carried a few bytes both ways.
     fn hold(&self, client: &Netns, proxy: SocketAddr, pid: i32, count: usize) -> Result<[f64; 2]> {
-        while self.accepted.try_recv().is_ok() {}
+        while self.accepted.lock().unwrap_or_else(PoisonError::into_inner).try_recv().is_ok() {}
         let before = measure::resident_mib(pid)?;
         let mut pairs = Vec::new();
         client.enter(|| {
+            let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
             for _ in 0..count {
                 let mut ours = TcpStream::connect_timeout(&proxy, BOUND)?;
-                let mut theirs = self.accepted.recv_timeout(BOUND).context("the replica gets a connection")?;
+                let mut theirs = accepted.recv_timeout(BOUND).context("the replica gets a connection")?;
                 // The replica resets it later, so that neither proxy is left with ports in TIME_WAIT.
                 setsockopt(&theirs, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
                 ours.write_all(b"ping")?;
