@@ -1,4 +1,4 @@
-//! Proxy mode beside HAProxy in TCP mode: both in one host's namespace, with the same number of threads, in front of the same
+//! Proxy mode beside `HAProxy` in TCP mode: both in one host's namespace, with the same number of threads, in front of the same
 //! replica, each at a port of its own.
 
 use std::{
@@ -27,7 +27,7 @@ const ROUNDS: usize = 5;
 
 const TIME: Duration = Duration::from_secs(3);
 
-/// What HAProxy is called in the output, and as a program.
+/// What `HAProxy` is called in the output, and as a program.
 const OTHER: &str = "haproxy";
 
 /// The replica's ports: short connections, those that stay, and iperf3's.
@@ -35,13 +35,13 @@ const SHORT: u16 = 8080;
 const IDLE: u16 = 8081;
 const BULK: u16 = 5201;
 
-/// HAProxy's ports are weft's and this.
+/// `HAProxy`'s ports are weft's and this.
 const BESIDE: u16 = 1000;
 
 /// As many as are asked for; fewer where the limit of open files is too low for a proxy to have so many.
 const IDLE_CONNECTIONS: usize = 10_000;
 
-/// Both ends of 10,000 connections are in this process, and HAProxy asks for two files a connection and some pipes.
+/// Both ends of 10,000 connections are in this process, and `HAProxy` asks for two files a connection and some pipes.
 const FILES: u64 = 40_000;
 
 /// Long beside anything here.
