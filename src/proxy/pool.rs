@@ -25,8 +25,8 @@ use crate::model::{Bind, EndpointId, L4};
 /// Open files that are asked for; systemd's own upper limit (`DefaultLimitNOFILE=`).
 const FILES_WANTED: u64 = 524_288;
 
-/// Files that are left to the rest of the process: its store, its nodes, the proxy's own listeners.
-const FILES_LEFT: u64 = 8192;
+/// The part of the files that is left to the rest of the process: its store, its nodes, the proxy's own listeners and pipes.
+const FILES_LEFT: u64 = 8;
 
 /// Connections at once, where the files would do for more: each takes some 2 KiB here and some more in the kernel.
 const CONNECTIONS_MAX: u64 = 131_072;
@@ -122,7 +122,7 @@ impl Proxy {
     pub fn start(handed: Handed) -> io::Result<Self> {
         let files = raise_file_limit();
         // Two sockets each.
-        let connections = (files.saturating_sub(FILES_LEFT).max(files / 2) / 2).min(CONNECTIONS_MAX);
+        let connections = ((files - files / FILES_LEFT) / 2).min(CONNECTIONS_MAX);
         let places = usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS);
         Ok(Self {
             workers: Worker::start_all()?,

@@ -96,11 +96,11 @@ pub(super) async fn relay(
         let mut looks = Looks { quiet: 0, first: true, half_closed: false };
         let outcome = std::future::poll_fn(|cx| {
             let was_half_closed = looks.half_closed;
-            let up_ended = up.poll(&mut from_client, &mut to_server, cx);
+            let up_ended = up.poll(&mut from_client, &mut to_server, &down.state, cx);
             if let Poll::Ready(Err(broken)) = up_ended {
                 return Poll::Ready(Err(Some(broken)));
             }
-            let down_ended = down.poll(&mut from_server, &mut to_client, cx);
+            let down_ended = down.poll(&mut from_server, &mut to_client, &up.state, cx);
             if let Poll::Ready(Err(broken)) = down_ended {
                 return Poll::Ready(Err(Some(broken)));
             }
@@ -153,11 +153,13 @@ struct Looks {
 }
 
 impl Way {
-    /// Moves what can be moved; ready when the way is closed.
+    /// Moves what can be moved; ready when the way is closed. The last of both ways to close tells nobody: both connections are
+    /// closed in the next moment.
     fn poll(
         &mut self,
         from: &mut ReadHalf<'_>,
         to: &mut WriteHalf<'_>,
+        other: &State,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
         if self.state == State::Closed {
@@ -168,8 +170,10 @@ impl Way {
             ready!(self.poll_write(to, cx)).map_err(|_| Broken::Writing)?;
             if self.state == State::Ending {
                 self.state = State::Closed;
-                // A side that is gone already needs no telling.
-                let _ = Pin::new(&mut *to).poll_shutdown(cx);
+                if *other != State::Closed {
+                    // A side that is gone already needs no telling.
+                    let _ = Pin::new(&mut *to).poll_shutdown(cx);
+                }
                 return Poll::Ready(Ok(()));
             }
             if self.run < STREAM_BYTES {
@@ -249,16 +253,13 @@ impl Way {
                 self.give_back();
                 return Poll::Pending;
             }
-            let pipe = match &mut self.pipe {
-                Some(pipe) => pipe,
-                None => {
-                    let Ok(pipe) = Pipe::new() else {
-                        // Out of files: copying needs none.
-                        self.run = 0;
-                        return Poll::Ready(Ok(()));
-                    };
-                    self.pipe.insert(pipe)
-                }
+            if self.pipe.is_none() {
+                self.pipe = Pipe::new().ok();
+            }
+            let Some(pipe) = &mut self.pipe else {
+                // Out of files: copying needs none.
+                self.run = 0;
+                return Poll::Ready(Ok(()));
             };
             match socket.try_io(Interest::READABLE, || pipe.fill(socket)) {
                 Ok(0) => self.state = State::Ending,

@@ -1,12 +1,16 @@
-use std::{io, num::NonZeroUsize, thread};
+use std::{io, num::NonZeroUsize, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
+    time::sleep,
 };
 
 /// More threads than cores only take turns; more than this has not been measured.
 const THREADS_MAX: usize = 4;
+
+/// Shorter than every wait of a connection.
+const TICK: Duration = Duration::from_secs(1);
 
 /// A thread with a runtime of its own. It ends, and everything on it, when this is dropped.
 #[derive(Debug)]
@@ -26,6 +30,13 @@ impl Worker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
+        // A timer that is due before all others wakes the thread by a system call, even from the thread itself. This one is always
+        // due before those of connections, and spares each of them that.
+        runtime.spawn(async {
+            loop {
+                sleep(TICK).await;
+            }
+        });
         thread::Builder::new().name(format!("weft-proxy-{number}")).spawn(move || {
             // Ends with an error when the worker is dropped, since nothing is ever sent.
             let _ = runtime.block_on(stopped);

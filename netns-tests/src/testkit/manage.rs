@@ -21,7 +21,7 @@ use nix::{
 
 use crate::pause;
 
-/// The first descriptor that is passed (sd_listen_fds(3), `SD_LISTEN_FDS_START`).
+/// The first descriptor that is passed (`SD_LISTEN_FDS_START`, `sd_listen_fds(3)`).
 const FIRST: i32 = 3;
 
 /// Sockets that can be kept.
