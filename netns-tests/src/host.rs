@@ -58,7 +58,7 @@ impl Host {
     ) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
         // The machine's own resolvers are nobody's business here.
-        let config = format!("resolv-conf = {:?}\n", folder.join("resolv.conf"));
+        let config = format!("resolv-conf = \"{}\"\n", folder.join("resolv.conf").display());
         fs::write(folder.join("weft.toml"), config).context("the agent's configuration cannot be written")?;
         Ok(Self { netns, name: name.into(), address, address6, folder, weft, agent: None })
     }
