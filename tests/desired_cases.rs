@@ -106,7 +106,7 @@ fn check(name: &str, text: &str) {
 }
 
 fn facts() -> HostFacts {
-    HostFacts { underlay_mtu: 1500, mark_mask: MarkMask::DEFAULT, rp_filter_all: 0 }
+    HostFacts { underlay_mtu: 1500, mark_mask: MarkMask::DEFAULT, rp_filter_all: 0, advertised_to: [].into() }
 }
 
 fn node_id(number: u16) -> NodeId {

@@ -1,13 +1,14 @@
 //! What the agent has to know of its own host besides the rows that it manages, and the one thing that it does there
 //! besides them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 
 use crate::{
     kernel::{Kernel, KernelError, LinuxKernel, LocalPrefix, netns},
-    model::{Cluster, HostFacts, MarkMask, NetnsRef, NodeId},
+    model::{Cluster, Family, HostFacts, MarkMask, NetnsRef, NodeId},
+    overlay,
 };
 
 /// The host that an agent runs on. The simulation has one of its own.
@@ -58,10 +59,22 @@ impl Host for LinuxHost {
     async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError> {
         let local = cluster.nodes.get(&me).map(|node| node.underlay);
         let underlay_mtu = match local {
-            Some(local) => self.kernel.underlay_mtu(local).await?,
+            Some(local) => {
+                let reached = overlay::peers(cluster, me).map(|peer| peer.underlay);
+                let peers: Vec<IpAddr> = reached.filter(|peer| peer.is_ipv4() == local.is_ipv4()).collect();
+                let device = self.kernel.underlay_mtu(local).await?;
+                self.kernel.route_mtu(&peers).await?.unwrap_or(device)
+            }
             None => 0,
         };
-        Ok(HostFacts { underlay_mtu, mark_mask: self.mark_mask, rp_filter_all: self.kernel.rp_filter_all()? })
+        let advertised_to = if overlay::families(cluster).contains(&Family::V6) {
+            self.kernel.begin_ipv6()?
+        } else {
+            self.kernel.end_ipv6();
+            BTreeSet::new()
+        };
+        let rp_filter_all = self.kernel.rp_filter_all()?;
+        Ok(HostFacts { underlay_mtu, mark_mask: self.mark_mask, rp_filter_all, advertised_to })
     }
 
     async fn changed(&self) -> Result<(), KernelError> {
