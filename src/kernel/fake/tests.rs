@@ -54,6 +54,7 @@ fn kernel() -> FakeKernel {
         local: "192.0.2.1".parse().unwrap(),
         mtu: 1450,
         address: "169.254.64.1".parse().unwrap(),
+        address6: None,
     });
     state.fdb.insert(mac, "192.0.2.2".parse().unwrap());
     state.neighbours.insert("10.9.2.1".parse().unwrap(), mac);

@@ -20,8 +20,8 @@ use super::{
     socket::{Refusal, Socket, accept},
 };
 use crate::{
-    kernel::KernelError,
-    model::{Attachment, LinkName, Mac, NetnsRef, VTEP_LINK, Vtep},
+    kernel::{KernelError, sysctl},
+    model::{Attachment, LinkName, Mac, NetnsRef, Sysctl, VTEP_LINK, Vtep},
 };
 
 /// A VNI has 24 bits (RFC 7348, 5): a tunnel device that is reported with this one equals no wanted device.
@@ -295,31 +295,38 @@ impl Rtnetlink {
             });
         }
         let made = match self.put_vtep_addresses(wanted).await {
-            Ok(()) => bring_up(&self.socket, VTEP_LINK).await,
+            Ok(()) => bring_up(&self.socket, VTEP_LINK).await.map_err(|refusal| refusal.to_string()),
             refused => refused,
         };
-        if let Err(refusal) = made {
+        if let Err(reason) = made {
             // Half a device is worse than none. If it cannot be removed either it reads as unwanted, for it is down.
             let _ = delete(&self.socket, VTEP_LINK).await;
-            return Err(fail(&refusal));
+            return Err(fail(&reason));
         }
         Ok(())
     }
 
     /// Gives the device its own addresses, and takes another IPv6 one away.
-    async fn put_vtep_addresses(&self, wanted: Vtep) -> Result<(), Refusal> {
-        let Some(device) = by_name(&self.socket, VTEP_LINK).await? else { return Ok(()) };
-        let (_, present6) = self.vtep_addresses(device.index).await?;
+    async fn put_vtep_addresses(&self, wanted: Vtep) -> Result<(), String> {
+        let words = |refusal: Refusal| refusal.to_string();
+        let Some(device) = by_name(&self.socket, VTEP_LINK).await.map_err(words)? else { return Ok(()) };
+        let (_, present6) = self.vtep_addresses(device.index).await.map_err(words)?;
         if let Some(other) = present6.filter(|present| Some(*present) != wanted.address6) {
             let remove = RouteNetlinkMessage::DelAddress(address_on(device.index, other.into()));
-            accept(self.socket.change(remove, 0).await, &[Errno::EADDRNOTAVAIL, Errno::ENODEV])?;
+            accept(self.socket.change(remove, 0).await, &[Errno::EADDRNOTAVAIL, Errno::ENODEV]).map_err(words)?;
+        }
+        if wanted.address6.is_some() {
+            // Some hosts leave IPv6 off on whatever device comes.
+            let key = Sysctl(format!("net/ipv6/conf/{VTEP_LINK}/disable_ipv6"));
+            sysctl::write(&key, "0").map_err(|error| error.to_string())?;
         }
         let mut message = address_on(device.index, wanted.address);
         // Of link scope, so that no packet to elsewhere takes it for its source.
         message.header.scope = AddressScope::Link;
         let messages = [Some(message), wanted.address6.map(|address| address_on(device.index, address.into()))];
         for message in messages.into_iter().flatten() {
-            self.socket.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).await?;
+            let add = RouteNetlinkMessage::NewAddress(message);
+            self.socket.change(add, NLM_F_CREATE | NLM_F_REPLACE).await.map_err(words)?;
         }
         Ok(())
     }
