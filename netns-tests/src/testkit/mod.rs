@@ -1,11 +1,13 @@
 //! A replica that tells who asked it, and clients that count what was lost. Standard library only, one thread a connection:
 //! at the rates used here (hundreds a second) a thread costs less than what it would hide.
 
+mod bulk;
 mod client;
 mod hold;
 mod load;
 mod replica;
 
+pub use bulk::{Bulk, Transfer, echo_datagram, transfer};
 pub use client::{Answer, ask, ask_udp, fetch};
 pub use hold::{Hold, HoldReport};
 pub use load::{Load, LoadReport};
