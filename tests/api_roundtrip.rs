@@ -5,7 +5,12 @@
 
 mod api_fake;
 
-use std::{collections::BTreeMap, fmt::Debug, num::NonZeroU16, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    num::{NonZeroU8, NonZeroU16},
+    time::Duration,
+};
 
 use api_fake::{Fake, RunningFake, refusal};
 use tokio::{
@@ -16,13 +21,14 @@ use tokio::{
 use weft::api::{
     Client, Operations, Refusal, RefusalKind,
     wire::{
-        AttachRequest, Availability, InitRequest, JoinRequest, LeaveRequest, NetnsTarget, NetworkCreateRequest,
-        NodeLabelRequest, ServiceCreateRequest, ServiceUpdateRequest,
+        Affinity, AttachRequest, Availability, DetachRequest, DrainRequest, EndpointMode, HealthRequest, InitRequest,
+        JoinRequest, Lb, LeaveRequest, NetnsTarget, NetworkCreateRequest, NodeLabelRequest, Probe,
+        ServiceCreateRequest, ServiceUpdateRequest,
     },
 };
 
 /// How many operations there are.
-const OPERATIONS: usize = 27;
+const OPERATIONS: usize = 30;
 
 /// Calls every operation once, with as much in each request as fits, and returns the answers.
 async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
@@ -46,12 +52,34 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
     let service = ServiceCreateRequest {
         name: "web".into(),
         network: "front".into(),
-        ports: vec!["8080:80".parse().unwrap(), "53:53/udp".parse().unwrap()],
+        ports: vec![
+            "8080:80".parse().unwrap(),
+            "eth0:53:53/udp".parse().unwrap(),
+            "[2001:db8::1]:0:80,mode=proxy,proxy-protocol=v2,proxy-from=10.0.0.0/8".parse().unwrap(),
+        ],
+        lb: Lb::LeastConn,
+        affinity: "10m".parse().unwrap(),
+        endpoint_mode: EndpointMode::Dnsrr,
+        health: HealthRequest {
+            probe: Some("http:/healthz?a=b".parse().unwrap()),
+            status: Some("200-299".parse().unwrap()),
+            port: NonZeroU16::new(81),
+            interval: Some("500ms".parse().unwrap()),
+            timeout: Some("1m".parse().unwrap()),
+            rise: NonZeroU8::new(2),
+            fall: NonZeroU8::new(255),
+        },
+        drain: Some("90s".parse().unwrap()),
     };
     let update = ServiceUpdateRequest {
         ports: Some(vec!["81:80".parse().unwrap()]),
         add_ports: vec!["82:80/udp".parse().unwrap()],
-        remove_ports: vec!["83/udp".parse().unwrap()],
+        remove_ports: vec!["83/udp".parse().unwrap(), "192.0.2.1:84".parse().unwrap()],
+        lb: Some(Lb::Source),
+        affinity: Some(Affinity::Off),
+        endpoint_mode: Some(EndpointMode::Vip),
+        health: HealthRequest { probe: Some(Probe::None), ..HealthRequest::default() },
+        drain: Some("0s".parse().unwrap()),
     };
     let attach = AttachRequest {
         netns: NetnsTarget::Path("/run/netns/a b".into()),
@@ -74,6 +102,7 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
         text(o.node_list().await),
         text(o.node_inspect("n/1?x=y #%").await),
         text(o.node_set_availability("n1", Availability::Drain).await),
+        text(o.node_drain_view("n/1").await),
         text(o.node_label("n1", NodeLabelRequest { labels }).await),
         text(o.node_remove("..").await),
         text(o.network_create(network).await),
@@ -87,7 +116,9 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
         text(o.service_update("web", update).await),
         text(o.service_remove("web").await),
         text(o.attach(attach).await),
-        text(o.detach("front/web-1").await),
+        text(o.endpoint_drain("front/web-1", DrainRequest { timeout_ms: Some(1500) }).await),
+        text(o.endpoint_drain_view("front/web-1").await),
+        text(o.detach("front/web-1", DetachRequest { force: true }).await),
         text(o.release("front/web-1").await),
         text(o.endpoint_list().await),
         text(o.endpoint_inspect("é").await),
@@ -152,10 +183,20 @@ async fn what_is_no_operation_is_refused_in_one_clear_line() {
         ("POST /v1/services", unknown_field, 400, "cannot understand the request: unknown field `netwrok`"),
         (
             "POST /v1/services",
-            r#"{"name":"a","network":"b","ports":[{"published":0,"target":1}]}"#,
+            r#"{"name":"a","network":"b","ports":[{"published":1,"target":0}]}"#,
             400,
             "a nonzero u16",
         ),
+        (
+            "POST /v1/services",
+            r#"{"name":"a","network":"b","ports":[{"published":1,"target":1,"proxy_protocol":"v1"}]}"#,
+            400,
+            "proxy-protocol needs mode=proxy",
+        ),
+        ("POST /v1/services", r#"{"name":"a","network":"b","drain":"10"}"#, 400, "is not a length of time"),
+        ("POST /v1/services", r#"{"name":"a","network":"b","affinity":5}"#, 400, "invalid type: integer"),
+        ("POST /v1/services", r#"{"name":"a","network":"b","lb":"fair"}"#, 400, "unknown variant `fair`"),
+        ("POST /v1/services", r#"{"name":"a","network":"b","health":{"probe":"http:x"}}"#, 400, "a probe's path"),
         (
             "POST /v1/endpoints",
             r#"{"network":"a","netns":{"pid":-1}}"#,
@@ -201,7 +242,9 @@ async fn what_a_request_leaves_out_has_its_default() {
         r#"network_create "a" NetworkCreateRequest { name: "a", subnets: [], internal: false, mtu: None }"#,
         concat!(
             r#"service_create "a" ServiceCreateRequest { name: "a", network: "b", "#,
-            r"ports: [PortSpec { published: 8080, target: 80, protocol: Tcp }] }"
+            r"ports: [PortSpec { bind: Any, published: 8080, target: 80, protocol: Tcp, mode: Kernel }], lb: Rr, ",
+            r"affinity: Off, endpoint_mode: Vip, health: HealthRequest { probe: None, status: None, port: None, ",
+            r"interval: None, timeout: None, rise: None, fall: None }, drain: None }"
         ),
         concat!(
             r#"attach "a" AttachRequest { netns: Pid(4711), network: "a", name: None, aliases: [], service: None, "#,
@@ -243,7 +286,7 @@ async fn an_operation_outlives_a_client_that_goes_away() {
     let far = RunningFake::start(Fake::default());
     let mut stream = UnixStream::connect(far.socket()).await.unwrap();
     stream.write_all(b"DELETE /v1/endpoints/slow HTTP/1.1\r\nHost: weft\r\n\r\n").await.unwrap();
-    assert_eq!(next_call(&far).await, r#"detach "slow" ()"#);
+    assert_eq!(next_call(&far).await, r#"detach "slow" DetachRequest { force: false }"#);
     drop(stream);
     // Answered by the same thread as the lost connection, and after it.
     Client::new(far.socket()).token().await.unwrap();
@@ -256,10 +299,10 @@ async fn an_operation_outlives_a_client_that_goes_away() {
 async fn a_defect_in_one_operation_is_told_and_leaves_the_others() {
     let far = RunningFake::start(Fake::default());
     let client = Client::new(far.socket());
-    let refused = client.detach("panic").await.unwrap_err();
+    let refused = client.detach("panic", DetachRequest::default()).await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::Internal);
     assert!(refused.message.contains("failed in the middle of the operation"), "{refused}");
-    client.detach("web-1").await.unwrap();
+    client.detach("web-1", DetachRequest::default()).await.unwrap();
 }
 
 /// The one call that the agent notes next, within 10 s.

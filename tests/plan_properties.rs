@@ -13,9 +13,9 @@ use proptest::{collection::vec, option::weighted, prelude::*};
 use weft::{
     kernel::{FakeKernel, Faults},
     model::{
-        Attachment, Chain, ChainName, EndpointId, Family, HostState, L4, LinkName, Mac, MarkMask, NetnsRef, NextHop,
-        NodeId, PolicyAction, PolicyRule, Route, RouteTable, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot,
-        Sysctl, Vtep,
+        Attachment, Bind, Chain, ChainName, EndpointId, Family, HostState, L4, LinkName, Mac, MarkMask, Memory,
+        NetnsRef, Network, NextHop, NodeId, Pick, PolicyAction, PolicyRule, Route, RouteTable, Rule, Ruleset,
+        ServiceId, SetKey, SetName, SetValue, Slot, Sysctl, Vtep,
     },
     plan::{Step, plan},
 };
@@ -61,6 +61,10 @@ struct ServiceChoice {
     turn: usize,
     shard: u8,
     protocol: L4,
+    pick: Pick,
+    /// For how long clients are remembered, if they are.
+    memory: Option<u64>,
+    bind: Bind,
 }
 
 fn world() -> impl Strategy<Value = World> {
@@ -70,8 +74,26 @@ fn world() -> impl Strategy<Value = World> {
         .prop_map(|(is_narrow, is_internal)| NetworkChoice { is_narrow, is_internal });
     let endpoint = (0_u64..7, proptest::bool::weighted(0.2), prop_oneof![2 => Just(1450_u32), 1 => Just(1400)])
         .prop_map(|(place, is_elsewhere, mtu)| EndpointChoice { place, is_elsewhere, mtu });
-    let service = (vec(any::<bool>(), 8), 0_usize..2, 0_u8..2, prop_oneof![3 => Just(L4::Tcp), 1 => Just(L4::Udp)])
-        .prop_map(|(replicas, turn, shard, protocol)| ServiceChoice { replicas, turn, shard, protocol });
+    let protocol = prop_oneof![3 => Just(L4::Tcp), 1 => Just(L4::Udp), 1 => Just(L4::Sctp)];
+    let pick = prop_oneof![3 => Just(Pick::Turn), 1 => Just(Pick::Chance), 1 => Just(Pick::Source)];
+    let memory = weighted(0.3, prop_oneof![Just(1000_u64), Just(300_000)]);
+    let bind = prop_oneof![
+        3 => Just(Bind::Any),
+        1 => Just(Bind::Address(Ipv4Addr::new(192, 0, 2, 77).into())),
+        1 => Just(Bind::Address(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x77).into())),
+        1 => Just(Bind::Device("eth7".parse().unwrap())),
+    ];
+    let service = (vec(any::<bool>(), 8), 0_usize..2, 0_u8..2, protocol, pick, memory, bind).prop_map(
+        |(replicas, turn, shard, protocol, pick, memory, bind)| ServiceChoice {
+            replicas,
+            turn,
+            shard,
+            protocol,
+            pick,
+            memory,
+            bind,
+        },
+    );
     (
         weighted(0.9, vtep),
         vec(weighted(0.7, proptest::bool::weighted(0.2)), 4),
@@ -202,22 +224,21 @@ impl World {
     fn ruleset(&self, peers: &[(NodeId, IpAddr)], routed: &[(u8, Family, IpAddr)]) -> Ruleset {
         let mut ruleset = Ruleset::default();
         if self.has_guard {
-            self.guard(&mut ruleset, peers);
+            self.guard(&mut ruleset, peers, routed);
         }
-        let mesh = [Rule::DispatchVip(Family::V4), Rule::DispatchVip(Family::V6), Rule::DispatchPublished];
+        let mut mesh = vec![Rule::DispatchVip(Family::V4), Rule::DispatchVip(Family::V6), Rule::DispatchPublished];
         let Ruleset { sets, chains } = &mut ruleset;
-        chains.insert(ChainName::NatPrerouting, Chain { rules: mesh.into() });
-        chains.insert(ChainName::NatOutput, Chain { rules: mesh.into() });
         for name in [SetName::Ports, SetName::Vips(Family::V4), SetName::Vips(Family::V6)] {
             sets.insert(name, BTreeMap::new());
         }
         for (index, choice) in self.services.iter().enumerate() {
-            let Some(ServiceChoice { replicas, turn, shard, protocol }) = choice else { continue };
-            let (shard, protocol) = (*shard, *protocol);
+            let Some(ServiceChoice { replicas, turn, shard, protocol, pick, memory, bind }) = choice else { continue };
+            let (shard, protocol, pick, bind) = (*shard, *protocol, *pick, *bind);
+            let service = ServiceId::new(u16::from(small(index)) + 1).unwrap();
+            let memory = memory.map(|timeout_ms| Memory { service, timeout_ms });
             let network = small(index) % 3;
             let port = 8000 + u16::from(small(index));
-            let (vip_chain, port_chain) =
-                (ChainName::Vip(ServiceId::new(u16::from(small(index)) + 1).unwrap()), ChainName::Port(protocol, port));
+            let (vip_chain, port_chain) = (ChainName::Vip(service), ChainName::Port(protocol, port, bind));
             let (mut vip_rules, mut port_rules) = (Vec::new(), Vec::new());
             for family in Family::BOTH {
                 let mut chosen: Vec<IpAddr> = routed
@@ -233,8 +254,19 @@ impl World {
                 chosen.rotate_left(turn);
                 let slots = u16::try_from(chosen.len()).unwrap();
                 let first = Slot(u32::from(small(index)) << 16);
-                vip_rules.push(Rule::BalanceVip { family, shard, first, slots });
-                port_rules.push(Rule::BalancePort { family, protocol, shard, first, slots });
+                if let Some(memory) = memory {
+                    vip_rules.push(Rule::RecallVip { family, memory });
+                    vip_rules.push(Rule::RememberVip { family, shard, first, slots, pick, memory });
+                    port_rules.push(Rule::RecallPort { family, protocol, target: 80, memory });
+                    port_rules.push(Rule::RememberPort { family, protocol, shard, first, slots, pick, memory });
+                    sets.entry(SetName::Sticky(family)).or_default();
+                    let takers = sets.entry(SetName::Takers(family)).or_default();
+                    takers.extend(
+                        chosen.iter().map(|taker| (SetKey::ServiceAddress(service, *taker), SetValue::Nothing)),
+                    );
+                }
+                vip_rules.push(Rule::BalanceVip { family, shard, first, slots, pick });
+                port_rules.push(Rule::BalancePort { family, protocol, shard, first, slots, pick });
                 for (slot, address) in (first.0..).zip(chosen) {
                     let key = SetKey::Slot(Slot(slot));
                     let replicas = sets.entry(SetName::Replicas(family, shard)).or_default();
@@ -253,13 +285,29 @@ impl World {
             }
             chains.insert(vip_chain, Chain { rules: vip_rules });
             chains.insert(port_chain, Chain { rules: port_rules });
-            let ports = sets.entry(SetName::Ports).or_default();
-            ports.insert(SetKey::Port(protocol, port), SetValue::Goto(port_chain));
+            let (map, key) = match bind {
+                Bind::Any => (SetName::Ports, SetKey::Port(protocol, port)),
+                Bind::Address(address) => {
+                    (SetName::Bound(Family::of(address)), SetKey::AddressPort(address, protocol, port))
+                }
+                Bind::Device(device) => (SetName::DevicePorts, SetKey::DevicePort(device, protocol, port)),
+            };
+            sets.entry(map).or_default().insert(key, SetValue::Goto(port_chain));
         }
+        for family in Family::BOTH {
+            if sets.contains_key(&SetName::Bound(family)) {
+                mesh.extend([Rule::DispatchBound(family), Rule::DispatchBoundInside(family)]);
+            }
+        }
+        if sets.contains_key(&SetName::DevicePorts) {
+            mesh.push(Rule::DispatchDevice);
+        }
+        chains.insert(ChainName::NatPrerouting, Chain { rules: mesh.clone() });
+        chains.insert(ChainName::NatOutput, Chain { rules: mesh });
         ruleset
     }
 
-    fn guard(&self, ruleset: &mut Ruleset, peers: &[(NodeId, IpAddr)]) {
+    fn guard(&self, ruleset: &mut Ruleset, peers: &[(NodeId, IpAddr)], routed: &[(u8, Family, IpAddr)]) {
         let Ruleset { sets, chains } = ruleset;
         let mut forward = vec![Rule::AcceptEstablished];
         sets.insert(
@@ -305,7 +353,19 @@ impl World {
         chains.insert(ChainName::RawPrerouting, Chain { rules: raw });
         let mangle = vec![Rule::EnterFromTunnel, Rule::EnterFromContainer];
         chains.insert(ChainName::ManglePrerouting, Chain { rules: mangle });
-        chains.insert(ChainName::FromTunnel, Chain { rules: vec![Rule::RememberIngress] });
+        chains.insert(ChainName::FromTunnel, Chain { rules: vec![Rule::RememberIngress, Rule::EnterClampMss] });
+        chains.insert(ChainName::ManglePostrouting, Chain { rules: vec![Rule::EnterToTunnel] });
+        let to_tunnel = vec![Rule::ClearMark(MarkMask::DEFAULT.bits()), Rule::EnterClampMss];
+        chains.insert(ChainName::ToTunnel, Chain { rules: to_tunnel });
+        let mss = self.vtep.as_ref().map_or(1410, |vtep| u16::try_from(vtep.mtu).unwrap() - 40);
+        chains.insert(ChainName::ClampMss, Chain { rules: vec![Rule::ClampMss(Family::V4, mss)] });
+        let gateways = [IpAddr::from(Network::GATEWAY_V4), IpAddr::from(Network::GATEWAY_V6)];
+        chains.insert(ChainName::NatPostrouting, Chain { rules: gateways.map(Rule::TranslateHairpin).into() });
+        for family in Family::BOTH {
+            let local = routed.iter().filter(|(_, of, _)| *of == family).map(|(_, _, address)| *address);
+            let pairs = local.map(|address| (SetKey::AddressPair(address, address), SetValue::Nothing));
+            sets.insert(SetName::Hairpin(family), pairs.collect());
+        }
         let from_container = vec![Rule::DropSpoofed, Rule::ReturnToIngress(MarkMask::DEFAULT.bits())];
         chains.insert(ChainName::FromContainer, Chain { rules: from_container });
     }
@@ -391,9 +451,15 @@ fn loose_ends(state: &HostState) -> BTreeMap<&'static str, String> {
     let is_open = entrances.iter().any(|name| ruleset.chains.get(name).is_some_and(|chain| !chain.rules.is_empty()));
     let entered = ruleset.sets.values().flat_map(BTreeMap::values).filter_map(|value| value.chain());
     for rule in entered.filter(|_| is_open).flat_map(|chain| &ruleset.chains[&chain].rules) {
-        let (Rule::BalancePort { first, slots, .. } | Rule::BalanceVip { first, slots, .. }) = rule else { continue };
-        let map = &ruleset.sets[&rule.set().unwrap()];
-        for slot in first.0..first.0 + u32::from(*slots) {
+        let (map, first, slots) = match *rule {
+            Rule::BalancePort { family, shard, first, slots, .. }
+            | Rule::RememberPort { family, shard, first, slots, .. } => (SetName::Targets(family, shard), first, slots),
+            Rule::BalanceVip { family, shard, first, slots, .. }
+            | Rule::RememberVip { family, shard, first, slots, .. } => (SetName::Replicas(family, shard), first, slots),
+            _ => continue,
+        };
+        let map = &ruleset.sets[&map];
+        for slot in first.0..first.0 + u32::from(slots) {
             let target = match map.get(&SetKey::Slot(Slot(slot))) {
                 Some(SetValue::Address(address)) => Some(*address),
                 Some(SetValue::Target(target)) => Some(target.ip()),
@@ -401,6 +467,14 @@ fn loose_ends(state: &HostState) -> BTreeMap<&'static str, String> {
             };
             if !target.is_some_and(is_routed) {
                 ends.insert("replicas have routes", format!("{rule} slot {slot}: {target:?}"));
+            }
+        }
+    }
+    // Nor is anybody remembered whom nothing leads to.
+    for family in Family::BOTH.into_iter().filter(|_| is_open) {
+        for key in ruleset.sets.get(&SetName::Takers(family)).into_iter().flat_map(BTreeMap::keys) {
+            if !matches!(key, SetKey::ServiceAddress(_, taker) if is_routed(*taker)) {
+                ends.insert("replicas have routes", format!("{key:?}"));
             }
         }
     }

@@ -287,6 +287,7 @@ fn counts(cluster: &Cluster) -> Counts {
         nodes,
         alive,
         reports: _,
+        drains: _,
         networks,
         blocks,
         endpoints,

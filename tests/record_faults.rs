@@ -361,6 +361,7 @@ fn a_record_that_cannot_be_used_disables_its_object_alone() {
             nodes,
             alive,
             reports: _,
+            drains: _,
             networks,
             blocks,
             endpoints,

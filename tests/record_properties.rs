@@ -70,8 +70,19 @@ fn cluster(services: u16, replicas: u16, weight: u16) -> Cluster {
 
 /// All its records by key.
 fn records(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
-    let Cluster { settings, nodes, alive, reports, networks, blocks, endpoints, services, revision: _, unreadable: _ } =
-        cluster;
+    let Cluster {
+        settings,
+        nodes,
+        alive,
+        reports,
+        drains: _,
+        networks,
+        blocks,
+        endpoints,
+        services,
+        revision: _,
+        unreadable: _,
+    } = cluster;
     let mut records = BTreeMap::from([
         (record::CLUSTER_KEY.to_owned(), record::encode_cluster(settings)),
         (record::GENERATION_KEY.to_owned(), record::encode_generation(1)),

@@ -29,6 +29,11 @@ fn everything() {
 }
 
 #[test]
+fn sticky() {
+    check("sticky", &rulesets::sticky(300_000));
+}
+
+#[test]
 fn bare() {
     check("bare", &rulesets::bare());
 }

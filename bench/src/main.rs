@@ -5,11 +5,13 @@
 
 mod by_hand;
 mod measure;
+mod names;
 mod report;
+mod rolling_update;
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use netns_tests::{Host, Topology};
 
 use by_hand::ByHand;
@@ -27,8 +29,15 @@ const ATTACHES: usize = 51;
 /// Runs of `weft run -- true` that are timed.
 const RUNS: usize = 21;
 
+/// A part of the bench: its name and its code.
+type Part = (&'static str, fn() -> Result<()>);
+
+/// Every part, in the order in which all of them run.
+const PARTS: &[Part] = &[("paths", paths), ("names", names::run), ("rolling-update", rolling_update::run)];
+
 fn main() -> ExitCode {
-    match run() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -37,8 +46,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
+/// The named parts, or all.
+fn run(words: &[String]) -> Result<()> {
+    if let Some(unknown) = words.iter().find(|word| PARTS.iter().all(|(name, _)| name != word)) {
+        let known: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
+        bail!("the bench has no part {unknown:?}, but {}", known.join(", "));
+    }
     report::machine()?;
+    for (name, part) in PARTS {
+        if words.is_empty() || words.iter().any(|word| word == name) {
+            part()?;
+        }
+    }
+    Ok(())
+}
+
+fn paths() -> Result<()> {
     println!(
         "method: two topologies at once, one by weft, one by hand; {ROUNDS} rounds of {} s each, in turn, weft and by hand directly\n        after each other; the ratio is taken within each round\n",
         TIME.as_secs()

@@ -59,6 +59,9 @@ impl Host {
         weft: PathBuf,
     ) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+        // The machine's own resolvers are nobody's business here.
+        let config = format!("resolv-conf = {:?}\n", folder.join("resolv.conf"));
+        fs::write(folder.join("weft.toml"), config).context("the agent's configuration cannot be written")?;
         Ok(Self { netns, name: name.into(), address, address6, underlay, folder, weft, agent: None })
     }
 
@@ -113,6 +116,11 @@ impl Host {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
+    /// The file in which its agent looks for the host's own resolvers; there is none until somebody writes it.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.folder.join("resolv.conf")
+    }
+
     /// The binary that its agent and commands run from.
     pub fn binary(&self) -> &Path {
         &self.weft
@@ -131,6 +139,8 @@ impl Host {
         command
             .args(["agent", "--node", &self.name, "--advertise", &self.door(self.underlay, 0).ip().to_string()])
             .args(["--metrics", METRICS])
+            .arg("--config")
+            .arg(self.folder.join("weft.toml"))
             .arg("--data-dir")
             .arg(self.folder.join("data"))
             .arg("--run-dir")
@@ -331,6 +341,11 @@ impl Container {
     /// Its namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+
+    /// Takes the replica's program out of it, which ends when the program is dropped.
+    pub fn stop_program(&mut self) -> Option<Process> {
+        self.program.take()
     }
 
     /// Starts the replica's program in it.

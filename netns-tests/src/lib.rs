@@ -15,6 +15,7 @@ mod process;
 mod scenario;
 pub mod testkit;
 mod topology;
+pub mod updating;
 mod wait;
 
 pub use host::{Container, Host, Run, start_replica};

@@ -11,7 +11,7 @@ use std::{
 use netns_tests::isolated;
 use weft::{
     kernel::nft::{Nft, render},
-    model::{Chain, ChainName, Family, L4, Rule, Ruleset, SetKey, SetName, SetValue, Slot},
+    model::{Bind, Chain, ChainName, Family, L4, Rule, Ruleset, SetKey, SetName, SetValue, Slot},
     plan::NftChange,
 };
 
@@ -72,7 +72,7 @@ fn everything_is_read_back() {
     isolated(|| async {
         let nft = Nft::open().unwrap();
         assert_eq!(nft.observe().await.unwrap(), None);
-        for ruleset in [rulesets::everything(), rulesets::bare()] {
+        for ruleset in [rulesets::everything(), rulesets::sticky(300_000), rulesets::bare()] {
             nft.apply(&making(&ruleset)).await.unwrap();
             similar(&nft.observe().await.unwrap().unwrap(), &ruleset);
             // Once more changes nothing.
@@ -120,6 +120,26 @@ fn text_and_expressions_agree() {
         }
         assert_eq!(ours, theirs);
     }
+}
+
+/// Rules for which nft has no words do not harm it either.
+#[test]
+fn the_memory_of_clients_can_be_listed() {
+    isolated(|| async {
+        let _nft = installed(&rulesets::sticky(90_000)).await;
+        let text = nft_text("list table inet weft");
+        eprintln!("{text}");
+        for part in [
+            "update @sticky4 { 0x00000007 . ip saddr timeout 1m30s :",
+            "delete @sticky6 { 0x00000007 . ip6 saddr :",
+            "comment \"weft 1 recall-port 4 tcp 8080 7 90000\"",
+            "comment \"weft 1 remember-vip 6 255 4294967295 1 turn 7 90000\"",
+            "size 262144",
+            "flags dynamic,timeout",
+        ] {
+            assert!(text.contains(part), "{part}");
+        }
+    });
 }
 
 async fn installed(ruleset: &Ruleset) -> Nft {
@@ -185,8 +205,8 @@ fn elements_come_and_go_alone() {
             (SetName::Targets(Family::V4, 7), vec![target(1, "10.9.1.2:8080")], vec![target(1, "10.9.0.9:1")]),
             (
                 SetName::Ports,
-                vec![(SetKey::Port(L4::Tcp, 80), SetValue::Goto(ChainName::Port(L4::Tcp, 80)))],
-                vec![(SetKey::Port(L4::Tcp, 81), SetValue::Goto(ChainName::Port(L4::Tcp, 80)))],
+                vec![(SetKey::Port(L4::Tcp, 80), SetValue::Goto(ChainName::Port(L4::Tcp, 80, Bind::Any)))],
+                vec![(SetKey::Port(L4::Tcp, 81), SetValue::Goto(ChainName::Port(L4::Tcp, 80, Bind::Any)))],
             ),
         ];
         for (set, delete, add) in deltas {
@@ -208,7 +228,7 @@ fn a_changed_rule_leaves_the_others_alone() {
     isolated(|| async {
         let ruleset = rulesets::everything();
         let nft = installed(&ruleset).await;
-        let chain = ChainName::Port(L4::Tcp, 80);
+        let chain = ChainName::Port(L4::Tcp, 80, Bind::Any);
         let mut rules = ruleset.chains[&chain].rules.clone();
         let before = handles("port_tcp_80");
         let Rule::BalancePort { slots, .. } = &mut rules[0] else { panic!("{rules:?}") };
@@ -229,7 +249,7 @@ fn a_changed_rule_leaves_the_others_alone() {
             vec![
                 NftChange::DeleteElements(
                     SetName::Ports,
-                    vec![(SetKey::Port(L4::Tcp, 80), SetValue::Goto(ChainName::Port(L4::Tcp, 80)))],
+                    vec![(SetKey::Port(L4::Tcp, 80), SetValue::Goto(ChainName::Port(L4::Tcp, 80, Bind::Any)))],
                 ),
                 NftChange::DeleteChain(chain),
                 NftChange::AddChain(chain),
@@ -247,7 +267,7 @@ fn a_changed_rule_leaves_the_others_alone() {
 fn deleting_what_is_not_there_succeeds() {
     isolated(|| async {
         let nft = installed(&rulesets::bare()).await;
-        let chain = ChainName::Port(L4::Udp, 9);
+        let chain = ChainName::Port(L4::Udp, 9, Bind::Any);
         let gone = (SetKey::Port(L4::Udp, 9), SetValue::Goto(chain));
         nft.apply(&[NftChange::AddChain(chain), NftChange::AddElements(SetName::Ports, vec![gone])]).await.unwrap();
         let never = (SetKey::Port(L4::Udp, 10), SetValue::Goto(chain));
@@ -276,8 +296,8 @@ fn an_error_names_the_change_and_nothing_is_done() {
         let nft = installed(&rulesets::everything()).await;
         let error = nft
             .apply(&[
-                NftChange::AddChain(ChainName::Port(L4::Udp, 9)),
-                NftChange::DeleteChain(ChainName::Port(L4::Tcp, 80)),
+                NftChange::AddChain(ChainName::Port(L4::Udp, 9, Bind::Any)),
+                NftChange::DeleteChain(ChainName::Port(L4::Tcp, 80, Bind::Any)),
                 NftChange::AddSet(SetName::Replicas(Family::V4, 9)),
             ])
             .await
@@ -359,7 +379,7 @@ fn a_misshapen_table_is_replaced_whole() {
             nft.apply(&making(&wanted)[1..]).await.unwrap();
             similar(&nft.observe().await.unwrap().unwrap(), &wanted);
             // The next batch keeps what is there.
-            nft.apply(&[NftChange::AddChain(ChainName::Port(L4::Udp, 9))]).await.unwrap();
+            nft.apply(&[NftChange::AddChain(ChainName::Port(L4::Udp, 9, Bind::Any))]).await.unwrap();
             assert_eq!(nft.observe().await.unwrap().unwrap().chains.len(), wanted.chains.len() + 1);
         });
     }
@@ -488,7 +508,7 @@ fn others_at_work_do_not_disturb() {
             }
             turns
         });
-        let chain = ChainName::Port(L4::Tcp, 80);
+        let chain = ChainName::Port(L4::Tcp, 80, Bind::Any);
         for slots in 1..60 {
             let mut rules = ruleset.chains[&chain].clone();
             let Rule::BalancePort { slots: of_rule, .. } = &mut rules.rules[0] else { panic!("{rules:?}") };
@@ -505,7 +525,7 @@ fn others_at_work_do_not_disturb() {
 fn a_chain_may_be_deleted_after_its_element() {
     isolated(|| async {
         let nft = installed(&rulesets::everything()).await;
-        let chain = ChainName::Port(L4::Tcp, 80);
+        let chain = ChainName::Port(L4::Tcp, 80, Bind::Any);
         let to_chain = |port| (SetKey::Port(L4::Tcp, port), SetValue::Goto(chain));
         nft.apply(&[NftChange::AddElements(SetName::Ports, vec![to_chain(81)])]).await.unwrap();
         // Two point to it and one goes: the chain stays, which is found out in the second transaction.

@@ -78,11 +78,12 @@ fn carries(mtu: u32, underlay: Family) {
         let asker = first.attach("blue", "asker", "")?;
         let far = topology.host(1).attach("blue", "far", "--service bulk")?;
         for container in [&asker, &far] {
-            let link = container
-                .netns()
-                .exec("cat /sys/class/net/eth0/mtu")
-                .or_else(|_| container.netns().ip("-o link show eth0"))?;
-            ensure!(link.contains(&tunnel.to_string()), "{} has another MTU than {tunnel}: {link}", container.name());
+            let link = container.netns().ip("-o link show eth0")?;
+            ensure!(
+                link.contains(&format!("mtu {tunnel} ")),
+                "{} has another MTU than {tunnel}: {link}",
+                container.name()
+            );
         }
         let bulk = Bulk::start(far.netns(), 9000)?;
         for family in families {

@@ -16,6 +16,7 @@ use crate::model::{MarkMask, Name};
 const DEFAULT_FILE: &str = "/etc/weft/weft.toml";
 const DEFAULT_DATA_DIR: &str = "/var/lib/weft";
 const DEFAULT_RUN_DIR: &str = "/run/weft";
+const DEFAULT_RESOLV_CONF: &str = "/etc/resolv.conf";
 const DEFAULT_METRICS: &str = "127.0.0.1:7790";
 
 /// Everything settled, nothing left to default.
@@ -35,6 +36,8 @@ pub(super) struct Config {
     pub(super) metrics: Option<SocketAddr>,
     /// The bits of the packet mark that are ours.
     pub(super) mark_mask: MarkMask,
+    /// The file that names the host's own resolvers, which are asked for names outside the cluster.
+    pub(super) resolv_conf: PathBuf,
 }
 
 /// `weft.toml` as written.
@@ -47,6 +50,7 @@ struct File {
     run_dir: Option<PathBuf>,
     metrics: Option<String>,
     mark_mask: Option<String>,
+    resolv_conf: Option<PathBuf>,
 }
 
 impl Config {
@@ -77,6 +81,7 @@ impl Config {
             run_dir: run_dir.or(file.run_dir).unwrap_or_else(|| DEFAULT_RUN_DIR.into()),
             metrics,
             mark_mask,
+            resolv_conf: file.resolv_conf.unwrap_or_else(|| DEFAULT_RESOLV_CONF.into()),
         })
     }
 

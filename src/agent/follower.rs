@@ -45,11 +45,22 @@ pub(super) struct Followed {
     pub(super) health: watch::Sender<StoreHealth>,
 }
 
-/// Follows for ever.
-pub(super) async fn follow(store: Arc<dyn Store>, followed: Arc<Followed>, metrics: Arc<Metrics>) {
+/// Follows for ever. When the way to the store has healed it begins anew at once: a watch over a connection that was broken may
+/// not have noticed.
+pub(super) async fn follow(
+    store: Arc<dyn Store>,
+    followed: Arc<Followed>,
+    metrics: Arc<Metrics>,
+    mut heals: watch::Receiver<u64>,
+) {
     let mut retry = RETRY_MIN;
     loop {
-        let end = follow_once(&*store, &followed, &metrics, &mut retry).await;
+        let end = tokio::select! {
+            // In order, so that a run of the simulation can be repeated; nothing else hangs on it.
+            biased;
+            Ok(()) = heals.changed() => continue,
+            end = follow_once(&*store, &followed, &metrics, &mut retry) => end,
+        };
         if matches!(end, StoreError::Compacted(_)) {
             // Not an outage: the watch was too far behind, and a snapshot puts it right.
             continue;
@@ -61,8 +72,11 @@ pub(super) async fn follow(store: Arc<dyn Store>, followed: Arc<Followed>, metri
             StoreHealth::Connecting | StoreHealth::Away(_) => {}
         }
         metrics.store_up.set(0);
-        sleep(retry).await;
-        retry = (retry * 2).min(RETRY_MAX);
+        tokio::select! {
+            biased;
+            Ok(()) = heals.changed() => retry = RETRY_MIN,
+            () = sleep(retry) => retry = (retry * 2).min(RETRY_MAX),
+        }
     }
 }
 
@@ -157,7 +171,12 @@ mod tests {
         });
         let mut clusters = followed.cluster.subscribe();
         let metrics = Arc::new(Metrics::new().unwrap());
-        let _following = Following(tokio::spawn(follow(Arc::clone(&store), Arc::clone(&followed), metrics)));
+        let _following = Following(tokio::spawn(follow(
+            Arc::clone(&store),
+            Arc::clone(&followed),
+            metrics,
+            watch::Sender::new(0).subscribe(),
+        )));
         let mut seen = async |what: &str, holds: fn(&Cluster) -> bool| {
             let told = clusters.wait_for(|cluster| cluster.as_ref().is_some_and(|cluster| holds(cluster)));
             let told = tokio::time::timeout(Duration::from_secs(10), told).await;

@@ -1,14 +1,21 @@
 //! What the agent has to know of its own host besides the rows that it manages, and the one thing that it does there
 //! besides them.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 
 use crate::{
-    kernel::{Kernel, KernelError, LinuxKernel, LocalPrefix, netns},
-    model::{Cluster, Family, HostFacts, MarkMask, NetnsRef, NodeId},
+    kernel::{Kernel, KernelError, LinuxKernel, LocalPrefix, conntrack::Conntrack, netns},
+    mesh::health::Answer,
+    model::{Cluster, Family, HealthCheck, HostFacts, MarkMask, NetnsRef, NodeId, VTEP_LINK},
     overlay,
+    probe::{self, Echo, EchoSocket, ProbeError},
 };
 
 /// The host that an agent runs on. The simulation has one of its own.
@@ -16,6 +23,9 @@ use crate::{
 pub(super) trait Host: Send + Sync {
     /// Its kernel.
     fn kernel(&self) -> Arc<dyn Kernel>;
+
+    /// Its connections, for whoever wants to hear of them; nothing where there are none to hear of.
+    fn conntrack(&self) -> Option<Conntrack>;
 
     /// The facts that the desired state depends on, read anew: an MTU or a kernel setting may have changed.
     async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError>;
@@ -29,6 +39,9 @@ pub(super) trait Host: Send + Sync {
     /// All prefixes that this host reaches by other means than weft.
     async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError>;
 
+    /// The addresses of this host, on whichever device.
+    async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError>;
+
     /// See [`netns::inspect`].
     fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError>;
 
@@ -40,6 +53,40 @@ pub(super) trait Host: Send + Sync {
 
     /// 64 random bits.
     fn random(&self) -> Result<u64, KernelError>;
+
+    /// Asks a replica on this host, see [`probe::ask`].
+    async fn probe(&self, target: SocketAddr, check: &HealthCheck) -> Answer;
+
+    /// A way for node `me` to send echoes over the tunnel. Fails while there is no tunnel.
+    fn echoes(&self, me: NodeId) -> io::Result<Box<dyn Echoes>>;
+}
+
+/// See [`EchoSocket`].
+#[async_trait]
+pub(super) trait Echoes: Send + Sync {
+    /// See [`EchoSocket::send`].
+    fn send(&self, to: Ipv4Addr, stamp: u64) -> io::Result<()>;
+
+    /// See [`EchoSocket::answers`].
+    async fn answers(&self) -> io::Result<Vec<Echo>>;
+
+    /// See [`EchoSocket::answers_now`].
+    fn answers_now(&self) -> io::Result<Vec<Echo>>;
+}
+
+#[async_trait]
+impl Echoes for EchoSocket {
+    fn send(&self, to: Ipv4Addr, stamp: u64) -> io::Result<()> {
+        Self::send(self, to, stamp)
+    }
+
+    async fn answers(&self) -> io::Result<Vec<Echo>> {
+        Self::answers(self).await
+    }
+
+    fn answers_now(&self) -> io::Result<Vec<Echo>> {
+        Self::answers_now(self)
+    }
 }
 
 /// This host.
@@ -54,6 +101,10 @@ pub(super) struct LinuxHost {
 impl Host for LinuxHost {
     fn kernel(&self) -> Arc<dyn Kernel> {
         Arc::<LinuxKernel>::clone(&self.kernel)
+    }
+
+    fn conntrack(&self) -> Option<Conntrack> {
+        Some(self.kernel.conntrack().clone())
     }
 
     async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError> {
@@ -92,6 +143,10 @@ impl Host for LinuxHost {
         self.kernel.local_prefixes().await
     }
 
+    async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        self.kernel.local_addresses().await
+    }
+
     fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError> {
         netns::inspect(path)
     }
@@ -106,5 +161,20 @@ impl Host for LinuxHost {
 
     fn random(&self) -> Result<u64, KernelError> {
         getrandom::u64().map_err(|error| KernelError::new("draw a random number", error))
+    }
+
+    async fn probe(&self, target: SocketAddr, check: &HealthCheck) -> Answer {
+        match probe::ask(target, &check.probe, check.timeout).await {
+            Ok(()) => Answer::Good,
+            Err(error @ ProbeError::NotAsked { .. }) => Answer::NotAsked(error.to_string()),
+            Err(error) => Answer::Bad(error.to_string()),
+        }
+    }
+
+    fn echoes(&self, me: NodeId) -> io::Result<Box<dyn Echoes>> {
+        let IpAddr::V4(source) = overlay::gateway(Family::V4, me) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        Ok(Box::new(EchoSocket::open(VTEP_LINK, source, getrandom::u64().map_err(io::Error::other)?)?))
     }
 }

@@ -19,13 +19,17 @@ use tracing::{info, warn};
 
 use super::{
     addressing::Addressing,
+    flows::{eject, forget, tally::Tally},
     follower::{self, Followed, StoreHealth},
+    health::{self, Findings},
     host::Host,
     identity::{Identity, StoreUrl},
     metrics::Metrics,
+    naming::Naming,
     operations::release,
     presence,
     reconciler::{Reconciler, Work},
+    report,
 };
 use crate::{
     model::{Cluster, Judgement, Node, NodeId},
@@ -63,6 +67,13 @@ pub(super) struct Member {
     pub(super) host: Arc<dyn Host>,
     /// What this node has found out by itself; whoever finds something out changes its own part.
     pub(super) judgements: watch::Sender<Judgement>,
+    /// What entered the mesh here, by service and replica.
+    pub(super) tally: Arc<Tally>,
+    /// The names of services and endpoints, as this node's containers are told them.
+    pub(super) naming: Naming,
+    /// What else it has found out.
+    pub(super) findings: Arc<Findings>,
+    pub(super) metrics: Arc<Metrics>,
     embedded: Option<Arc<Embedded>>,
     lease: Arc<Mutex<Option<LeaseId>>>,
     tasks: Mutex<JoinSet<()>>,
@@ -115,6 +126,10 @@ impl Member {
         let (member, tasks) = Self::assemble(identity, opened, host, metrics);
         {
             let mut running = member.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(conntrack) = member.host.conntrack() {
+                let (weak, tally) = (Arc::downgrade(&member), Arc::clone(&member.tally));
+                running.spawn(eject::eject_failing(weak, conntrack, tally, Arc::clone(metrics)));
+            }
             running.spawn(serve_others(gatekeeper, member.embedded.clone(), door));
             for task in tasks {
                 running.spawn(task);
@@ -146,6 +161,10 @@ impl Member {
             health: followed.health.subscribe(),
             embedded,
             judgements: watch::Sender::default(),
+            tally: Arc::default(),
+            naming: Naming::default(),
+            findings: Arc::default(),
+            metrics: Arc::clone(metrics),
             lease: Arc::clone(&lease),
             tasks: Mutex::default(),
             host: Arc::clone(&host),
@@ -159,12 +178,33 @@ impl Member {
             judgements: member.judgements.subscribe(),
             metrics: Arc::clone(metrics),
         };
+        let heals = watch::Sender::new(0);
+        let watchful = health::Work {
+            me: identity.node,
+            host: Arc::clone(&host),
+            store: Arc::clone(&store),
+            holds_store: holder_of(&identity),
+            clusters: followed.cluster.subscribe(),
+            judgements: member.judgements.clone(),
+            heals: heals.clone(),
+            findings: Arc::clone(&member.findings),
+            metrics: Arc::clone(metrics),
+        };
+        let reporting = report::Work {
+            me: identity.node,
+            store: Arc::clone(&store),
+            lease: Arc::clone(&lease),
+            kernel: host.kernel(),
+            clusters: followed.cluster.subscribe(),
+            passes: reconciler.passes(),
+        };
         let running = Arc::clone(&reconciler);
         let woken = Arc::clone(&reconciler);
-        let tasks: Vec<BoxFuture<'static, ()>> = vec![
-            Box::pin(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics))),
-            Box::pin(presence::keep(store, identity, lease)),
+        let mut tasks: Vec<BoxFuture<'static, ()>> = vec![
+            Box::pin(follower::follow(Arc::clone(&store), followed, Arc::clone(metrics), heals.subscribe())),
+            Box::pin(presence::keep(store, identity, lease, heals.subscribe())),
             Box::pin(async move { running.run(work).await }),
+            Box::pin(report::keep(reporting)),
             Box::pin(async move {
                 loop {
                     if let Err(error) = host.changed().await {
@@ -175,8 +215,15 @@ impl Member {
                 }
             }),
             Box::pin(release::release_bereft(Arc::downgrade(&member), reconciler.passes())),
+            Box::pin(forget::forget_stale(Arc::downgrade(&member), reconciler.passes())),
         ];
+        tasks.extend(health::tasks(watchful));
         (member, tasks)
+    }
+
+    /// Runs one more task for as long as the membership lives.
+    pub(super) fn also_run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
     }
 
     /// This node.
@@ -186,13 +233,7 @@ impl Member {
 
     /// Whether a node holds the cluster's embedded store.
     pub(super) fn holds_store(&self, node: &Node) -> bool {
-        match &self.identity.store {
-            StoreUrl::Embedded => node.id == self.me(),
-            StoreUrl::Etcd(endpoints) => {
-                let face = SocketAddr::new(node.underlay, PEER_PORT).to_string();
-                endpoints.contains(&face)
-            }
-        }
+        holds_store(&self.identity, node)
     }
 
     /// What this node has found out by itself.
@@ -228,6 +269,22 @@ impl Member {
             embedded.close().await;
         }
     }
+}
+
+fn holds_store(identity: &Identity, node: &Node) -> bool {
+    match &identity.store {
+        StoreUrl::Embedded => node.id == identity.node,
+        StoreUrl::Etcd(endpoints) => {
+            let face = SocketAddr::new(node.underlay, PEER_PORT).to_string();
+            endpoints.contains(&face)
+        }
+    }
+}
+
+/// Finds the node that holds the cluster's embedded store.
+fn holder_of(identity: &Identity) -> Arc<dyn Fn(&Cluster) -> Option<NodeId> + Send + Sync> {
+    let identity = identity.clone();
+    Arc::new(move |cluster| cluster.nodes.values().find(|node| holds_store(&identity, node)).map(|node| node.id))
 }
 
 /// Answers other nodes for ever: who wants to join, and on the node that holds the store everybody else too.

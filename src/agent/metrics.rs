@@ -1,5 +1,7 @@
 //! What the agent counts, by the prometheus crate, and the small server that shows it at `/metrics`.
 
+mod questions;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -9,13 +11,15 @@ use std::{
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use tracing::warn;
 
+use super::flows::tally::Tally;
 use crate::{
     kernel::Kernel,
-    model::{ChainName, Cluster, Connections, Name},
+    model::{Bind, ChainName, Cluster, Connections, Name, PublishedPort},
 };
 
 /// The agent's counters and gauges.
@@ -46,6 +50,23 @@ pub(super) struct Metrics {
     connections: IntCounterVec,
     /// Those that were refused because the service had no replica to take them.
     refused: IntCounterVec,
+    /// How often connections were heard of in part only, because there were too many at once.
+    pub(super) flow_pauses: IntCounter,
+    /// What entered the mesh here and is over or under way, by service, way in and replica.
+    replica_connections: IntCounterVec,
+    replica_bytes: IntCounterVec,
+    ejections: IntCounterVec,
+    drains: IntCounterVec,
+    /// Questions for names.
+    pub(super) questions: Arc<questions::Questions>,
+    /// Probes of this node's replicas, by result.
+    pub(super) probes: IntCounterVec,
+    /// 1 for each peer that answers over the tunnel.
+    pub(super) peer_up: IntGaugeVec,
+    /// The time that each peer's last answer took.
+    pub(super) peer_round_trip: GaugeVec,
+    /// Replicas that left balancing by way of this node, by service and by how it went: `done`, or `cut_short`.
+    pub(super) drain_outcomes: IntCounterVec,
     growth: Mutex<Growth>,
 }
 
@@ -76,6 +97,12 @@ impl Metrics {
         registry.register(Box::new(pass_seconds.clone()))?;
         let nodes = IntGaugeVec::new(Opts::new("weft_nodes", "Nodes of the cluster by status."), &["status"])?;
         registry.register(Box::new(nodes.clone()))?;
+        let peer_up = Opts::new("weft_peer_up", "1 while the node answers this one over the tunnel.");
+        let peer_up = IntGaugeVec::new(peer_up, &["node"])?;
+        registry.register(Box::new(peer_up.clone()))?;
+        let round_trip = "Time from the last echo that the node answered to its answer.";
+        let peer_round_trip = GaugeVec::new(Opts::new("weft_peer_round_trip_seconds", round_trip), &["node"])?;
+        registry.register(Box::new(peer_round_trip.clone()))?;
         Ok(Self {
             passes: counter("weft_reconcile_passes_total", "Passes over the kernel: observe, compare, change.")?,
             pass_seconds,
@@ -97,6 +124,35 @@ impl Metrics {
                 "New connections refused at this node because the service had no replica to take them.",
                 &["service", "via"],
             )?,
+            flow_pauses: counter(
+                "weft_flow_pauses_total",
+                "How often connections were heard of in part only, because there were too many at once.",
+            )?,
+            replica_connections: counters(
+                "weft_replica_connections_total",
+                "New connections that this node gave to a replica; a sample while weft_flow_pauses_total grows.",
+                &["service", "via", "replica"],
+            )?,
+            replica_bytes: counters(
+                "weft_replica_bytes_total",
+                "Bytes, both directions, of ended connections that entered the mesh at this node; likewise.",
+                &["service", "via", "replica"],
+            )?,
+            ejections: counters(
+                "weft_ejections_total",
+                "How often this node stopped choosing a replica because connections to it failed.",
+                &["service", "replica"],
+            )?,
+            drains: counters("weft_drains_total", "Drains of replicas that this node has seen begin.", &["service"])?,
+            questions: Arc::new(questions::Questions::new(&registry)?),
+            probes: counters("weft_probes_total", "Probes of replicas on this node.", &["result"])?,
+            peer_up,
+            peer_round_trip,
+            drain_outcomes: counters(
+                "weft_drain_outcomes_total",
+                "Drains that were asked for at this node and have ended: done, cut_short (a node had not confirmed or connections were open when their time was over), or forced.",
+                &["service", "outcome"],
+            )?,
             growth: Mutex::default(),
             registry,
         })
@@ -115,6 +171,32 @@ impl Metrics {
             let labels = [service.as_str(), via.as_str()];
             self.connections.with_label_values(&labels).inc_by(growth.since_last((chain, "balanced"), balanced));
             self.refused.with_label_values(&labels).inc_by(growth.since_last((chain, "refused"), refused));
+        }
+    }
+
+    /// Shows what was counted of each replica. A replica that is gone has no series any more.
+    pub(super) fn show_tally(&self, tally: &Tally, cluster: &Cluster) {
+        let service = |id| cluster.services.get(&id).map(|service| service.name.to_string());
+        let replica = |id| cluster.endpoints.get(&id).map(|endpoint| endpoint.name.to_string());
+        for family in [&self.replica_connections, &self.replica_bytes, &self.ejections, &self.drains] {
+            family.reset();
+        }
+        for ((id, via, taker), counts) in tally.rows() {
+            let Some(service) = service(id) else { continue };
+            let Some(taker) = taker.map_or_else(|| Some("others".to_owned()), replica) else { continue };
+            let labels = [service, via.to_string(), taker];
+            self.replica_connections.with_label_values(&labels).inc_by(counts.connections);
+            self.replica_bytes.with_label_values(&labels).inc_by(counts.bytes);
+        }
+        for ((id, taker), count) in tally.ejections() {
+            if let (Some(service), Some(taker)) = (service(id), replica(taker)) {
+                self.ejections.with_label_values(&[service, taker]).inc_by(count);
+            }
+        }
+        for (id, count) in tally.drains() {
+            if let Some(service) = service(id) {
+                self.drains.with_label_values(&[service]).inc_by(count);
+            }
         }
     }
 
@@ -157,13 +239,17 @@ impl Growth {
 fn way_in(chain: ChainName, cluster: &Cluster) -> Option<(Name, String)> {
     match chain {
         ChainName::Vip(id) => cluster.services.get(&id).map(|service| (service.name.clone(), "vip".to_owned())),
-        ChainName::Port(protocol, published) => cluster
-            .services
-            .values()
-            .find(|service| {
-                service.ports.iter().any(|port| port.protocol == protocol && port.published.get() == published)
-            })
-            .map(|service| (service.name.clone(), format!("{published}/{protocol}"))),
+        ChainName::Port(protocol, published, bind) => {
+            let is_meant =
+                |port: &PublishedPort| (port.protocol, port.published.get(), port.bind) == (protocol, published, bind);
+            let service = cluster.services.values().find(|service| service.ports.iter().any(is_meant))?;
+            let via = match bind {
+                Bind::Any => format!("{published}/{protocol}"),
+                Bind::Address(address) => format!("{}/{protocol}", SocketAddr::new(address, published)),
+                Bind::Device(device) => format!("{device}:{published}/{protocol}"),
+            };
+            Some((service.name.clone(), via))
+        }
         _ => None,
     }
 }

@@ -9,14 +9,18 @@ mod addressing;
 mod config;
 mod configuration;
 mod dry_run;
+mod flows;
 mod follower;
+mod health;
 mod host;
 mod identity;
 mod member;
 mod metrics;
+mod naming;
 mod operations;
 mod presence;
 mod reconciler;
+mod report;
 mod views;
 
 pub use dry_run::dry_run;
@@ -138,6 +142,10 @@ impl Agent {
     }
 
     async fn set_membership(&self, member: Option<Arc<Member>>) {
+        if let Some(member) = &member {
+            let tally = Arc::clone(&self.metrics.questions);
+            naming::start(member, self.config.resolv_conf.clone(), tally);
+        }
         *self.trouble.write().await = None;
         *self.member.write().await = member;
     }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tracing::warn;
 
 use super::identity::Identity;
@@ -18,22 +18,38 @@ pub(super) const LEASE_S: u32 = 10;
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// Keeps the sign of life up for ever. `lease` always holds the lease in use, for whoever wants to end it.
-pub(super) async fn keep(store: Arc<dyn Store>, identity: Identity, lease: Arc<std::sync::Mutex<Option<LeaseId>>>) {
-    let set = |value| *lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = value;
+/// Keeps the sign of life up for ever. `lease` always holds the lease in use, for whoever wants to end it. When the way to the
+/// store has healed, what is under way is given up and begun anew, for it may be stuck.
+pub(super) async fn keep(
+    store: Arc<dyn Store>,
+    identity: Identity,
+    lease: Arc<std::sync::Mutex<Option<LeaseId>>>,
+    mut heals: watch::Receiver<u64>,
+) {
     loop {
-        let held = *lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let done = match held {
-            Some(held) => store.renew_lease(held).await,
-            None => announce(&*store, &identity).await.map(|granted| set(Some(granted))),
-        };
-        match done {
-            Ok(()) => sleep(RENEW_EVERY).await,
-            Err(StoreError::LeaseGone(_)) => set(None),
-            Err(error) => {
-                warn!("cannot renew this node's sign of life, trying again: {error}");
-                sleep(RETRY_AFTER).await;
-            }
+        tokio::select! {
+            // In order, so that a run of the simulation can be repeated; nothing else hangs on it.
+            biased;
+            Ok(()) = heals.changed() => {}
+            () = renew_once(&*store, &identity, &lease) => {}
+        }
+    }
+}
+
+/// Renews or grants the lease, and waits for as long as that is good.
+async fn renew_once(store: &dyn Store, identity: &Identity, lease: &std::sync::Mutex<Option<LeaseId>>) {
+    let set = |value| *lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = value;
+    let held = *lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let done = match held {
+        Some(held) => store.renew_lease(held).await,
+        None => announce(store, identity).await.map(|granted| set(Some(granted))),
+    };
+    match done {
+        Ok(()) => sleep(RENEW_EVERY).await,
+        Err(StoreError::LeaseGone(_)) => set(None),
+        Err(error) => {
+            warn!("cannot renew this node's sign of life, trying again: {error}");
+            sleep(RETRY_AFTER).await;
         }
     }
 }

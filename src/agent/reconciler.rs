@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -58,10 +58,14 @@ pub(super) struct Reconciler {
 /// How a pass went.
 #[derive(Debug, Clone)]
 pub(super) struct Pass {
+    /// Which pass it is, counted from 1.
+    pub(super) number: u64,
     /// All requests up to this one are covered by it.
     covers: u64,
-    /// The store's revision that it worked from.
+    /// The store's revision that it worked from, or a later one that asks the same of the kernel.
     pub(super) revision: u64,
+    /// Whether the rule set is as that revision wants it: who is out of balancing there gets nothing new by way of this node.
+    pub(super) balances: bool,
     /// When it ended.
     pub(super) ended: Instant,
     /// How long it took.
@@ -202,12 +206,12 @@ impl Reconciler {
     pub(super) async fn run(&self, mut work: Work) {
         let mut settled: Option<HostState> = None;
         let mut retry = RETRY_MIN;
-        loop {
+        for number in 1.. {
             let cluster = work.clusters.borrow_and_update().clone();
             let judgement = work.judgements.borrow_and_update().clone();
             let mut wait = PERIOD;
-            if let Some(cluster) = cluster {
-                let pass = self.pass(&work, &cluster, &judgement, &mut settled).await;
+            if let Some(cluster) = &cluster {
+                let pass = self.pass(number, &work, cluster, &judgement, &mut settled).await;
                 if pass.failures.is_empty() {
                     retry = RETRY_MIN;
                 } else {
@@ -220,19 +224,53 @@ impl Reconciler {
                 }
                 self.passes.send_replace(Some(Arc::new(pass)));
             }
-            tokio::select! {
-                // In order, so that a run of the simulation can be repeated; nothing else hangs on it.
-                biased;
-                () = self.dirty.notified() => {}
-                changed = work.clusters.changed() => if changed.is_err() { return },
-                changed = work.judgements.changed() => if changed.is_err() { return },
-                () = sleep(wait) => {}
+            if self.until_due(&mut work, cluster, wait).await.is_err() {
+                return;
             }
         }
     }
 
+    /// Waits until the next pass is due, at most for `wait`. What nodes say of themselves asks nothing of a kernel: the last
+    /// pass then holds for the newer cluster too.
+    async fn until_due(
+        &self,
+        work: &mut Work,
+        mut done: Option<Arc<Cluster>>,
+        wait: Duration,
+    ) -> Result<(), watch::error::RecvError> {
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            tokio::select! {
+                // In order, so that a run of the simulation can be repeated; nothing else hangs on it.
+                biased;
+                () = self.dirty.notified() => return Ok(()),
+                changed = work.clusters.changed() => {
+                    changed?;
+                    let newer = work.clusters.borrow_and_update().clone();
+                    match (&newer, &done) {
+                        (Some(newer), Some(done)) if newer.asks_the_same(done) => self.carry_on(newer.revision),
+                        _ => return Ok(()),
+                    }
+                    done = newer;
+                }
+                changed = work.judgements.changed() => return changed,
+                () = sleep_until(until) => return Ok(()),
+            }
+        }
+    }
+
+    /// The last pass holds for a later revision too.
+    fn carry_on(&self, revision: u64) {
+        self.passes.send_if_modified(|last| {
+            let Some(pass) = last else { return false };
+            *pass = Arc::new(Pass { revision, ..Pass::clone(pass) });
+            true
+        });
+    }
+
     async fn pass(
         &self,
+        number: u64,
         work: &Work,
         cluster: &Cluster,
         judgement: &Judgement,
@@ -242,8 +280,10 @@ impl Reconciler {
         let covers = self.requested.load(Ordering::Acquire);
         let (view, bereft) = self.view(work, cluster);
         let mut pass = Pass {
+            number,
             covers,
             revision: cluster.revision,
+            balances: false,
             ended: began,
             duration: Duration::ZERO,
             steps: 0,
@@ -292,6 +332,7 @@ impl Reconciler {
                 count_drift(work, settled.as_ref(), &observed, &wanted);
             }
             let steps = self.without_leaving(plan(&wanted, &observed), &observed);
+            pass.balances = true;
             if steps.is_empty() {
                 *settled = Some(observed);
                 return;
@@ -316,6 +357,7 @@ impl Reconciler {
                     }
                     Err(error) => {
                         is_guarded &= !matches!(step, Step::ChangeRuleset(_));
+                        pass.balances &= !matches!(step, Step::ChangeRuleset(_));
                         work.metrics.step_errors.with_label_values(&[step.kind()]).inc();
                         pass.failures.push(Failure { concerns: concern_of(step), message: error.to_string() });
                     }

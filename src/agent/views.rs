@@ -26,6 +26,7 @@ pub(super) fn node(cluster: &Cluster, node: &Node, member: &Member) -> NodeView 
         name: node.name.to_string(),
         address: node.underlay.to_string(),
         status: if mesh::is_alive(cluster, node.id) { NodeStatus::Ready } else { NodeStatus::Suspended },
+        reachable: member.findings.is_reachable(node.id),
         availability: node.availability.into(),
         labels: node.labels.clone(),
         store: member.holds_store(node),
@@ -65,9 +66,15 @@ pub(super) fn service(cluster: &Cluster, judgement: &Judgement, service: &Servic
         network: network_name(cluster, service.network),
         vips: service.vips.iter().map(ToString::to_string).collect(),
         ports: service.ports.iter().map(|port| port.clone().into()).collect(),
+        lb: service.lb.into(),
+        affinity: service.affinity.into(),
+        endpoint_mode: service.endpoint_mode.into(),
+        health: service.health.as_ref().map(Into::into),
+        drain: service.drain.into(),
         replicas_ready: ready,
         replicas_total: total,
         status: ServiceStatus::of(ready, total),
+        traffic: None,
     }
 }
 
@@ -86,6 +93,7 @@ pub(super) fn replicas(cluster: &Cluster, judgement: &Judgement, service: &Servi
                 weight: replica.weight,
                 balanced: verdict.takes_connections(),
                 reason: verdict.reason().map(str::to_owned),
+                traffic: None,
             }
         })
         .collect();
@@ -114,6 +122,7 @@ pub(super) fn endpoint(cluster: &Cluster, endpoint: &Endpoint) -> EndpointView {
         netns: endpoint.netns.path.clone(),
         link: LinkName::of_endpoint(endpoint.id).to_string(),
         mac: attachment.mac().to_string(),
+        fault: None,
     }
 }
 

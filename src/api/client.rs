@@ -20,16 +20,20 @@ use tokio::net::UnixStream;
 use super::{
     Operations, Refusal, RefusalKind,
     wire::{
-        AttachReply, AttachRequest, Availability, AvailabilityRequest, BlockView, DownReply, EndpointView, ErrorBody,
-        InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest, NetworkCreateReply, NetworkCreateRequest,
-        NetworkView, NodeLabelRequest, NodeView, ReplicaView, ServiceCreateReply, ServiceCreateRequest,
-        ServiceUpdateRequest, ServiceView, StatusView, TokenView,
+        AttachReply, AttachRequest, Availability, AvailabilityRequest, BlockView, DetachRequest, DownReply, DrainReply,
+        DrainRequest, DrainView, EndpointView, ErrorBody, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest,
+        NetworkCreateReply, NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeView, ReplicaView,
+        ServiceCreateReply, ServiceCreateRequest, ServiceUpdateRequest, ServiceView, StatusView, TokenView,
     },
 };
 
 /// How long an answer may take. The agent gives up on a store that is away well before this; past it, the agent itself
 /// is stuck, and a script should hear of it.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(2);
+
+/// How long the answer to a drain may take: the agent itself waits for connections as long as it was told to, at most so long, and
+/// is through with all else well within [`ANSWER_WAIT_MAX`].
+const DRAIN_WAIT_MAX: Duration = Duration::from_millis(DrainRequest::TIMEOUT_MS_MAX).saturating_add(ANSWER_WAIT_MAX);
 
 /// The longest answer in bytes: 100,000 endpoints at 400 bytes each are 40 MB.
 const ANSWER_LEN_MAX: usize = 64 << 20;
@@ -60,18 +64,26 @@ impl Client {
         route: &str,
         request: &(impl Serialize + Sync),
     ) -> Result<T, Refusal> {
-        let body = serde_json::to_vec(request)
-            .map_err(|error| Refusal::internal(format!("cannot write the request: {error}")))?;
-        self.call(method, route, body).await
+        self.call(method, route, body_of(request)?).await
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, route: &str, body: Vec<u8>) -> Result<T, Refusal> {
-        match tokio::time::timeout(ANSWER_WAIT_MAX, self.exchange(method, route, body)).await {
+        self.call_within(ANSWER_WAIT_MAX, method, route, body).await
+    }
+
+    async fn call_within<T: DeserializeOwned>(
+        &self,
+        wait: Duration,
+        method: Method,
+        route: &str,
+        body: Vec<u8>,
+    ) -> Result<T, Refusal> {
+        match tokio::time::timeout(wait, self.exchange(method, route, body)).await {
             Ok(result) => result,
             Err(_) => Err(Refusal::unavailable(format!(
                 "the agent at {} did not answer within {} s",
                 self.socket.display(),
-                ANSWER_WAIT_MAX.as_secs()
+                wait.as_secs()
             ))
             .with_hint("what was asked may still be done; its log says more")),
         }
@@ -156,6 +168,10 @@ impl Operations for Client {
         self.send(Method::POST, &route("/v1/nodes/", node, "/availability"), &request).await
     }
 
+    async fn node_drain_view(&self, node: &str) -> Result<DrainView, Refusal> {
+        self.get(&route("/v1/nodes/", node, "/drain")).await
+    }
+
     async fn node_label(&self, node: &str, request: NodeLabelRequest) -> Result<NodeView, Refusal> {
         self.send(Method::POST, &route("/v1/nodes/", node, "/labels"), &request).await
     }
@@ -208,11 +224,21 @@ impl Operations for Client {
         self.send(Method::POST, "/v1/endpoints", &request).await
     }
 
-    async fn detach(&self, endpoint: &str) -> Result<(), Refusal> {
-        self.delete(&route("/v1/endpoints/", endpoint, "")).await
+    async fn endpoint_drain(&self, endpoint: &str, request: DrainRequest) -> Result<DrainReply, Refusal> {
+        let route = route("/v1/endpoints/", endpoint, "/drain");
+        self.call_within(DRAIN_WAIT_MAX, Method::POST, &route, body_of(&request)?).await
     }
 
-    async fn release(&self, endpoint: &str) -> Result<(), Refusal> {
+    async fn endpoint_drain_view(&self, endpoint: &str) -> Result<DrainView, Refusal> {
+        self.get(&route("/v1/endpoints/", endpoint, "/drain")).await
+    }
+
+    async fn detach(&self, endpoint: &str, request: DetachRequest) -> Result<DrainReply, Refusal> {
+        let route = route("/v1/endpoints/", endpoint, "");
+        self.call_within(DRAIN_WAIT_MAX, Method::DELETE, &route, body_of(&request)?).await
+    }
+
+    async fn release(&self, endpoint: &str) -> Result<DrainReply, Refusal> {
         self.call(Method::POST, &route("/v1/endpoints/", endpoint, "/release"), Vec::new()).await
     }
 
@@ -227,6 +253,10 @@ impl Operations for Client {
     async fn ipam_list(&self) -> Result<Vec<BlockView>, Refusal> {
         self.get("/v1/ipam/blocks").await
     }
+}
+
+fn body_of(request: &impl Serialize) -> Result<Vec<u8>, Refusal> {
+    serde_json::to_vec(request).map_err(|error| Refusal::internal(format!("cannot write the request: {error}")))
 }
 
 /// A route with a name that a person typed in the middle: whatever is not unreserved is percent-encoded (RFC 3986, 2.3),

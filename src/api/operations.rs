@@ -3,10 +3,10 @@ use async_trait::async_trait;
 use super::{
     Refusal,
     wire::{
-        AttachReply, AttachRequest, Availability, BlockView, DownReply, EndpointView, InitReply, InitRequest,
-        JoinReply, JoinRequest, LeaveRequest, NetworkCreateReply, NetworkCreateRequest, NetworkView, NodeLabelRequest,
-        NodeView, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceUpdateRequest, ServiceView, StatusView,
-        TokenView,
+        AttachReply, AttachRequest, Availability, BlockView, DetachRequest, DownReply, DrainReply, DrainRequest,
+        DrainView, EndpointView, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest, NetworkCreateReply,
+        NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeView, ReplicaView, ServiceCreateReply,
+        ServiceCreateRequest, ServiceUpdateRequest, ServiceView, StatusView, TokenView,
     },
 };
 
@@ -50,6 +50,9 @@ pub trait Operations: Send + Sync + 'static {
     /// Whether a node's replicas take new connections. Idempotent.
     async fn node_set_availability(&self, node: &str, availability: Availability) -> Result<NodeView, Refusal>;
 
+    /// How far the drain of a node is: who has confirmed it, and what is still open to its replicas.
+    async fn node_drain_view(&self, node: &str) -> Result<DrainView, Refusal>;
+
     /// Sets and removes labels of a node; those not named stay. Idempotent.
     async fn node_label(&self, node: &str, request: NodeLabelRequest) -> Result<NodeView, Refusal>;
 
@@ -90,12 +93,20 @@ pub trait Operations: Send + Sync + 'static {
     /// same words succeeds with `created: false`.
     async fn attach(&self, request: AttachRequest) -> Result<AttachReply, Refusal>;
 
-    /// Takes an endpoint of this node off its network and frees its address.
-    async fn detach(&self, endpoint: &str) -> Result<(), Refusal>;
+    /// Takes an endpoint, of whichever node, out of balancing for good: waits until every live node has confirmed that it sends no
+    /// new connections, then until those that are open have finished or their time has passed. It stays attached. Idempotent.
+    async fn endpoint_drain(&self, endpoint: &str, request: DrainRequest) -> Result<DrainReply, Refusal>;
 
-    /// The same for an endpoint whose namespace is about to end: done when its name and address are free. The link goes with
-    /// the namespace, or a moment later.
-    async fn release(&self, endpoint: &str) -> Result<(), Refusal>;
+    /// How far the drain of an endpoint is.
+    async fn endpoint_drain_view(&self, endpoint: &str) -> Result<DrainView, Refusal>;
+
+    /// Drains an endpoint of this node as [`Self::endpoint_drain`] does, unless forced, then takes it off its network and
+    /// frees its address. Cut off in the middle it can be repeated.
+    async fn detach(&self, endpoint: &str, request: DetachRequest) -> Result<DrainReply, Refusal>;
+
+    /// The same for an endpoint whose namespace is about to end, and with it its connections, which are not waited for: done
+    /// when its name and address are free. The link goes with the namespace, or a moment later.
+    async fn release(&self, endpoint: &str) -> Result<DrainReply, Refusal>;
 
     /// All endpoints of the cluster by network and name.
     async fn endpoint_list(&self) -> Result<Vec<EndpointView>, Refusal>;

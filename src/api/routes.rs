@@ -13,8 +13,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     Operations, Refusal,
     wire::{
-        AttachRequest, AvailabilityRequest, ErrorBody, InitRequest, JoinRequest, LeaveRequest, NetworkCreateRequest,
-        NodeLabelRequest, ServiceCreateRequest, ServiceUpdateRequest,
+        AttachRequest, AvailabilityRequest, DetachRequest, DrainRequest, ErrorBody, InitRequest, JoinRequest,
+        LeaveRequest, NetworkCreateRequest, NodeLabelRequest, ServiceCreateRequest, ServiceUpdateRequest,
     },
 };
 
@@ -56,6 +56,10 @@ fn nodes() -> Router<Arc<dyn Operations>> {
             post(|State(o): Agent, Named(node), Wish(r): Wish<AvailabilityRequest>| {
                 answer(async move { o.node_set_availability(&node, r.availability).await })
             }),
+        )
+        .route(
+            "/v1/nodes/{node}/drain",
+            get(|State(o): Agent, Named(node)| answer(async move { o.node_drain_view(&node).await })),
         )
         .route(
             "/v1/nodes/{node}/labels",
@@ -111,12 +115,23 @@ fn endpoints() -> Router<Arc<dyn Operations>> {
         )
         .route(
             "/v1/endpoints/{endpoint}",
-            get(|State(o): Agent, Named(endpoint)| answer(async move { o.endpoint_inspect(&endpoint).await }))
-                .delete(|State(o): Agent, Named(endpoint)| done(async move { o.detach(&endpoint).await })),
+            get(|State(o): Agent, Named(endpoint)| answer(async move { o.endpoint_inspect(&endpoint).await })).delete(
+                |State(o): Agent, Named(endpoint), Wish(r): Wish<DetachRequest>| {
+                    answer(async move { o.detach(&endpoint, r).await })
+                },
+            ),
+        )
+        .route(
+            "/v1/endpoints/{endpoint}/drain",
+            get(|State(o): Agent, Named(endpoint)| answer(async move { o.endpoint_drain_view(&endpoint).await })).post(
+                |State(o): Agent, Named(endpoint), Wish(r): Wish<DrainRequest>| {
+                    answer(async move { o.endpoint_drain(&endpoint, r).await })
+                },
+            ),
         )
         .route(
             "/v1/endpoints/{endpoint}/release",
-            post(|State(o): Agent, Named(endpoint)| done(async move { o.release(&endpoint).await })),
+            post(|State(o): Agent, Named(endpoint)| answer(async move { o.release(&endpoint).await })),
         )
 }
 

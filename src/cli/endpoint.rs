@@ -1,14 +1,15 @@
-use std::{num::NonZeroU16, path::PathBuf};
+use std::{num::NonZeroU16, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
+    drain::{self, Of, watching},
     output::{Cell, Format, Sheet, Table},
     progress::waiting,
 };
 use crate::api::{
     Operations, Refusal,
-    wire::{AttachRequest, DEFAULT_IFNAME, EndpointState, EndpointView, NetnsTarget},
+    wire::{AttachRequest, DEFAULT_IFNAME, DetachRequest, DrainRequest, EndpointState, EndpointView, NetnsTarget},
 };
 
 /// `weft endpoint`.
@@ -23,6 +24,31 @@ pub(super) enum EndpointCommand {
         #[command(flatten)]
         format: Format,
     },
+    /// Give an endpoint, of whichever node, no new connections, and wait until those that it has are finished
+    ///
+    /// First every live node confirms that it sends no new connections there. Then the open ones may take as long as
+    /// --timeout says. The endpoint stays attached, and takes no connections until it is detached and attached again.
+    Drain(DrainArgs),
+}
+
+/// `weft endpoint drain`.
+#[derive(Args)]
+pub(super) struct DrainArgs {
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    /// How long its connections may take, such as 30s or 5m [default: what its service says]
+    #[arg(long, value_name = "D", value_parser = drain::timeout)]
+    timeout: Option<Duration>,
+}
+
+/// `weft detach`.
+#[derive(Args)]
+pub(super) struct DetachArgs {
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    /// Do not wait for the other nodes, nor for its connections: what is under way is lost
+    #[arg(long)]
+    force: bool,
 }
 
 /// One endpoint.
@@ -82,15 +108,31 @@ impl EndpointCommand {
             Self::Inspect { endpoint: EndpointArgs { endpoint }, format } => {
                 format.show(&agent.endpoint_inspect(&endpoint).await?, sheet)
             }
+            Self::Drain(args) => args.run(agent).await,
         }
     }
 }
 
-impl EndpointArgs {
+impl DrainArgs {
+    /// Drains it and returns what to print.
+    async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
+        let Self { endpoint: EndpointArgs { endpoint }, timeout } = self;
+        let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        let work = agent.endpoint_drain(&endpoint, DrainRequest { timeout_ms });
+        let reply = watching(&format!("draining {endpoint}"), agent, Of::Endpoint(&endpoint), work).await?;
+        drain::tell(&reply);
+        let verb = if reply.warnings.is_empty() { "drained" } else { "takes no new connections" };
+        Ok(format!("endpoint {endpoint} {verb}\n"))
+    }
+}
+
+impl DetachArgs {
     /// Detaches it and returns what to print.
-    pub(super) async fn detach(self, agent: &impl Operations) -> Result<String, Refusal> {
-        let Self { endpoint } = self;
-        waiting(&format!("detaching {endpoint}"), agent.detach(&endpoint)).await?;
+    pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
+        let Self { endpoint: EndpointArgs { endpoint }, force } = self;
+        let work = agent.detach(&endpoint, DetachRequest { force });
+        let reply = watching(&format!("detaching {endpoint}"), agent, Of::Endpoint(&endpoint), work).await?;
+        drain::tell(&reply);
         Ok(format!("endpoint {endpoint} detached\n"))
     }
 }
@@ -165,7 +207,7 @@ fn table(endpoints: &[EndpointView]) -> Table {
 }
 
 fn sheet(endpoint: &EndpointView) -> Sheet {
-    Sheet::default()
+    let sheet = Sheet::default()
         .with("ID", endpoint.id.as_str())
         .with("Name", endpoint.name.as_str())
         .with("Aliases", Cell::list(&endpoint.aliases))
@@ -177,5 +219,9 @@ fn sheet(endpoint: &EndpointView) -> Sheet {
         .with("Weight", endpoint.weight.to_string())
         .with("Namespace", endpoint.netns.as_str())
         .with("Device", format!("{}, MAC {}", endpoint.ifname, endpoint.mac))
-        .with("Host's device", endpoint.link.as_str())
+        .with("Host's device", endpoint.link.as_str());
+    match &endpoint.fault {
+        Some(fault) => sheet.with("Last probe", Cell::bad(fault.as_str())),
+        None => sheet,
+    }
 }

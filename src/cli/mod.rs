@@ -5,6 +5,7 @@
 //! `weft run` adds a thread for its namespace.
 
 mod cluster;
+mod drain;
 mod endpoint;
 mod exec;
 mod ipam;
@@ -122,8 +123,8 @@ enum ClientCommand {
     Service(service::ServiceCommand),
     /// Attach a network namespace of this host to a network
     Attach(endpoint::AttachArgs),
-    /// Take an endpoint of this node off its network
-    Detach(endpoint::EndpointArgs),
+    /// Take an endpoint of this node off its network, a service's replica only after it has been drained
+    Detach(endpoint::DetachArgs),
     /// Attached containers, processes and namespaces
     #[command(subcommand)]
     Endpoint(endpoint::EndpointCommand),
@@ -209,7 +210,7 @@ impl ClientCommand {
             Self::Network(command) => command.run(agent).await?,
             Self::Service(command) => command.run(agent).await?,
             Self::Attach(args) => args.run(agent).await?,
-            Self::Detach(args) => args.detach(agent).await?,
+            Self::Detach(args) => args.run(agent).await?,
             Self::Endpoint(command) => command.run(agent).await?,
             Self::Ipam(command) => command.run(agent).await?,
             Self::Run(args) => return args.run(agent).await.map(Outcome::Exit),
@@ -239,4 +240,9 @@ fn complain(message: &str, hint: Option<&str>) {
     let hint = hint.map(|hint| paint.hint(hint)).unwrap_or_default();
     // Nobody is left to be told that standard error is closed.
     let _ = io::stderr().write_all(format!("{} {message}\n{hint}", paint.bad("error:")).as_bytes());
+}
+
+fn warn(message: &str) {
+    let paint = Paint::of_stderr();
+    let _ = io::stderr().write_all(format!("{} {message}\n", paint.bad("warning:")).as_bytes());
 }

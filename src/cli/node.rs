@@ -1,8 +1,11 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use super::output::{Cell, Format, Sheet, Table, yes_no};
+use super::{
+    drain::{self, Of, watching},
+    output::{Cell, Format, Sheet, Table, yes_no},
+};
 use crate::api::{
     Operations, Refusal,
     wire::{Availability, NodeLabelRequest, NodeStatus, NodeView},
@@ -15,8 +18,11 @@ pub(super) enum NodeCommand {
     Ls(Format),
     /// Show one node
     Inspect(NodeArgs),
-    /// Give a node's replicas no new connections; those they have go on
-    Drain(NodeArgs),
+    /// Give a node's replicas no new connections, and wait until those that they have are finished
+    ///
+    /// Every live node confirms first that it sends no new connections there. When the time has passed, or this command is
+    /// interrupted, the node stays drained, and what is still open goes on.
+    Drain(DrainArgs),
     /// Give a drained node's replicas new connections again
     Activate(NodeArgs),
     /// Set labels of a node (KEY=VALUE) or remove them (KEY-)
@@ -39,6 +45,16 @@ pub(super) struct NodeArgs {
     format: Format,
 }
 
+/// `weft node drain`.
+#[derive(Args)]
+pub(super) struct DrainArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// How long the connections may take, such as 30s or 5m; 0 not to wait for them [default: the longest that a service of its replicas says]
+    #[arg(long, value_name = "D", value_parser = drain::timeout)]
+    timeout: Option<Duration>,
+}
+
 /// `weft node label`.
 #[derive(Args)]
 pub(super) struct LabelArgs {
@@ -58,9 +74,18 @@ impl NodeCommand {
         match self {
             Self::Ls(format) => format.show(&agent.node_list().await?, |nodes| table(nodes)),
             Self::Inspect(NodeArgs { node, format }) => format.show(&agent.node_inspect(&node).await?, sheet),
-            Self::Drain(NodeArgs { node, format }) => {
-                let node = agent.node_set_availability(&node, Availability::Drain).await?;
-                format.show(&node, |node| format!("node {} takes no new connections", node.name))
+            Self::Drain(DrainArgs { node: NodeArgs { node, format }, timeout }) => {
+                let view = agent.node_set_availability(&node, Availability::Drain).await?;
+                let work = drain::node(agent, &view.name, timeout);
+                let end = watching(&format!("draining {}", view.name), agent, Of::Node(&view.name), work).await?;
+                if end.draining && !end.done {
+                    drain::tell_unfinished(&end);
+                }
+                format.show(&view, |node| match (end.draining, end.done) {
+                    (true, true) => format!("node {} drained", node.name),
+                    (true, false) => format!("node {} takes no new connections", node.name),
+                    (false, _) => format!("node {} was activated meanwhile", node.name),
+                })
             }
             Self::Activate(NodeArgs { node, format }) => {
                 let node = agent.node_set_availability(&node, Availability::Active).await?;
@@ -83,6 +108,9 @@ impl NodeCommand {
 pub(super) fn status(node: &NodeView) -> Cell {
     let word = node.status.as_str();
     match node.status {
+        NodeStatus::Ready | NodeStatus::Suspended if node.reachable == Some(false) => {
+            Cell::bad(format!("{word}, unreachable from here"))
+        }
         NodeStatus::Ready => Cell::good(word),
         NodeStatus::Suspended => Cell::bad(word),
     }

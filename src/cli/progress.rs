@@ -13,6 +13,16 @@ const SILENCE: Duration = Duration::from_millis(700);
 /// Waits for `work`, and says on a terminal what is waited for and for how long, once it takes a while. The line is gone
 /// when the work is done. Into a pipe it says nothing.
 pub(super) async fn waiting<T>(what: &str, work: impl Future<Output = T>) -> T {
+    waiting_with(|| what.to_owned(), work).await
+}
+
+/// Whether anything is shown: whether somebody looks.
+pub(super) fn is_shown() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// As [`waiting`], where what is waited for changes.
+pub(super) async fn waiting_with<T>(what: impl Fn() -> String, work: impl Future<Output = T>) -> T {
     let mut stderr = io::stderr();
     if !stderr.is_terminal() {
         return work.await;
@@ -34,7 +44,7 @@ pub(super) async fn waiting<T>(what: &str, work: impl Future<Output = T>) -> T {
             _ = ticks.tick() => {
                 shown = Shown::Line;
                 // A terminal that has gone away stops nothing.
-                let _ = write!(stderr, "\r\x1b[K{what} ... {} s", start.elapsed().as_secs());
+                let _ = write!(stderr, "\r\x1b[K{} ... {} s", what(), start.elapsed().as_secs());
                 let _ = stderr.flush();
             }
         }

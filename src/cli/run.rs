@@ -1,7 +1,8 @@
+mod ending;
+
 use std::{
     ffi::OsString,
-    fs::{self, File},
-    io,
+    fs, io,
     num::NonZeroU16,
     os::unix::process::ExitStatusExt,
     path::Path,
@@ -13,8 +14,8 @@ use std::{
 use clap::Args;
 use nix::{
     sched::{CloneFlags, unshare},
-    sys::signal::{Signal, kill},
-    unistd::{Pid, getpgrp, gettid, tcgetpgrp},
+    sys::signal::Signal,
+    unistd::gettid,
 };
 use tokio::{
     process::{Child, Command},
@@ -23,8 +24,9 @@ use tokio::{
     sync::{mpsc as channel, oneshot},
 };
 
+use self::ending::{Replica, supervise};
 use super::{
-    complain,
+    complain, drain,
     exec::{self, ExecArgs},
     progress::waiting,
 };
@@ -80,44 +82,29 @@ impl RunArgs {
             weight: NonZeroU16::MIN,
             loopback_up: true,
         };
+        let is_replica = request.service.is_some();
         let endpoint = waiting("attaching", agent.attach(request)).await?.endpoint.id;
 
         let outcome = match signals.try_recv() {
             Ok(signal) => Ok(exit_code_of(signal)),
             Err(_) => match namespace.launch(command).await {
-                Ok(child) => supervise(child, &mut signals).await,
+                Ok(mut child) => {
+                    let replica = is_replica.then_some(Replica { agent, endpoint: &endpoint });
+                    supervise(&mut child, &mut signals, replica).await
+                }
                 Err(refusal) => Err(refusal),
             },
         };
 
         match waiting("detaching", agent.release(&endpoint)).await {
-            Ok(()) | Err(Refusal { kind: RefusalKind::NotFound, .. }) => {}
+            Ok(reply) => drain::tell(&reply),
+            Err(Refusal { kind: RefusalKind::NotFound, .. }) => {}
             // The command's own end is what the caller asked about.
             Err(Refusal { kind: _, message, hint }) => {
                 complain(&format!("cannot detach endpoint {endpoint}: {message}"), hint.as_deref());
             }
         }
         outcome
-    }
-}
-
-/// Waits for the command's end and hands it every signal meanwhile.
-async fn supervise(mut child: Child, signals: &mut channel::Receiver<Signal>) -> Result<u8, Refusal> {
-    loop {
-        tokio::select! {
-            status = child.wait() => {
-                return status
-                    .map(exit_code)
-                    .map_err(|error| Refusal::internal(format!("cannot wait for the command: {error}")));
-            }
-            Some(signal) = signals.recv() => {
-                // No id: it has ended and been waited for, and its number may be another's by now.
-                if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) && !came_from_terminal(signal) {
-                    // It fails only when the command has ended or has become another user's; the wait goes on.
-                    let _ = kill(Pid::from_raw(pid), signal);
-                }
-            }
-        }
     }
 }
 
@@ -128,13 +115,6 @@ fn exit_code(status: ExitStatus) -> u8 {
 
 fn exit_code_of(signal: Signal) -> u8 {
     u8::try_from(128 + signal as i32).unwrap_or(u8::MAX)
-}
-
-/// Whether the terminal gave the signal to the command already: it sends what a person types to the whole group of
-/// processes in its foreground (termios(3), `ISIG`).
-fn came_from_terminal(signal: Signal) -> bool {
-    matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
-        && File::open("/dev/tty").is_ok_and(|tty| tcgetpgrp(tty) == Ok(getpgrp()))
 }
 
 /// Signals that wait to be forwarded: signals of one number that arrive faster than they are taken merge before they get

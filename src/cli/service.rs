@@ -1,12 +1,18 @@
-use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
+mod settings;
 
+use clap::{ArgGroup, Args, Subcommand, builder::NonEmptyStringValueParser};
+
+use self::settings::{Settings, unusual};
 use super::{
     endpoint::state,
     output::{Cell, Format, Sheet, Table},
 };
 use crate::api::{
     Operations, Refusal,
-    wire::{PortKey, PortSpec, ReplicaView, ServiceCreateRequest, ServiceStatus, ServiceUpdateRequest, ServiceView},
+    wire::{
+        EndpointMode, PortKey, PortSpec, ReplicaTraffic, ReplicaView, ServiceCreateReply, ServiceCreateRequest,
+        ServiceStatus, ServiceTraffic, ServiceUpdateRequest, ServiceView,
+    },
 };
 
 /// `weft service`.
@@ -20,7 +26,7 @@ pub(super) enum ServiceCommand {
     Ps(ServiceArgs),
     /// Show one service
     Inspect(ServiceArgs),
-    /// Change the published ports of a service
+    /// Change the published ports of a service, or how it behaves
     Update(UpdateArgs),
     /// Remove a service that has no replicas
     Rm {
@@ -48,15 +54,38 @@ pub(super) struct CreateArgs {
     /// The network of its replicas
     #[arg(long, value_name = "NET")]
     network: String,
-    /// A port that every node answers: PUBLISHED:TARGET[/tcp|udp], such as 8080:80
+    /// A port that every node answers, such as 8080:80:
+    /// [ADDR:|DEVICE:]PUBLISHED:TARGET[/tcp|udp|sctp][,mode=kernel|proxy][,proxy-protocol=v1|v2][,proxy-from=CIDR]...;
+    /// PUBLISHED 0 lets the cluster choose from 30000-32767
     #[arg(long = "publish", value_name = "SPEC")]
     ports: Vec<PortSpec>,
+    #[command(flatten)]
+    settings: Settings,
     #[command(flatten)]
     format: Format,
 }
 
+/// What an update may name, at least one of them: the fields of [`Change`] and [`Settings`].
+const UPDATES: [&str; 14] = [
+    "publish",
+    "publish_add",
+    "publish_rm",
+    "lb",
+    "affinity",
+    "endpoint_mode",
+    "health",
+    "health_port",
+    "health_interval",
+    "health_timeout",
+    "health_rise",
+    "health_fall",
+    "health_status",
+    "drain",
+];
+
 /// `weft service update`.
 #[derive(Args)]
+#[command(group(ArgGroup::new("update").args(UPDATES).required(true).multiple(true)))]
 pub(super) struct UpdateArgs {
     /// Its name
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -64,19 +93,20 @@ pub(super) struct UpdateArgs {
     #[command(flatten)]
     change: Change,
     #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
     format: Format,
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = true)]
 struct Change {
-    /// Published ports in place of all that it has: PUBLISHED:TARGET[/tcp|udp]
+    /// Published ports in place of all that it has; as with `create`
     #[arg(long = "publish", value_name = "SPEC", conflicts_with_all = ["publish_add", "publish_rm"])]
     publish: Vec<PortSpec>,
     /// A port to publish besides, or with another target
     #[arg(long, value_name = "SPEC")]
     publish_add: Vec<PortSpec>,
-    /// A published port to take away: PUBLISHED[/tcp|udp]
+    /// A published port to take away: [ADDR:|DEVICE:]PUBLISHED[/tcp|udp|sctp]
     #[arg(long, value_name = "PORT")]
     publish_rm: Vec<PortKey>,
 }
@@ -85,12 +115,11 @@ impl ServiceCommand {
     /// Does it and returns what to print.
     pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         match self {
-            Self::Create(CreateArgs { name, network, ports, format }) => {
-                let reply = agent.service_create(ServiceCreateRequest { name, network, ports }).await?;
-                format.show(&reply, |reply| {
-                    let verb = if reply.created { "created" } else { "already exists" };
-                    format!("service {} {verb}: {}", reply.service.name, reply.service.vips.join(", "))
-                })
+            Self::Create(CreateArgs { name, network, ports, settings, format }) => {
+                let leaves_choice = ports.iter().any(|port| port.published == 0);
+                let request = ServiceCreateRequest { name, network, ports, ..settings.into_create() };
+                let reply = agent.service_create(request).await?;
+                format.show(&reply, |reply| created(reply, leaves_choice))
             }
             Self::Ls(format) => format.show(&agent.service_list().await?, |services| table(services)),
             Self::Ps(ServiceArgs { service, format }) => {
@@ -99,18 +128,13 @@ impl ServiceCommand {
             Self::Inspect(ServiceArgs { service, format }) => {
                 format.show(&agent.service_inspect(&service).await?, sheet)
             }
-            Self::Update(UpdateArgs { service, change, format }) => {
+            Self::Update(UpdateArgs { service, change, settings, format }) => {
                 let Change { publish, publish_add, publish_rm } = change;
                 let ports = if publish.is_empty() { None } else { Some(publish) };
-                let request = ServiceUpdateRequest { ports, add_ports: publish_add, remove_ports: publish_rm };
-                let service = agent.service_update(&service, request).await?;
-                format.show(&service, |service| match service.ports.as_slice() {
-                    [] => format!("service {} publishes no ports", service.name),
-                    ports => {
-                        let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-                        format!("service {} publishes {}", service.name, ports.join(", "))
-                    }
-                })
+                let change = settings.into_update();
+                let request =
+                    ServiceUpdateRequest { ports, add_ports: publish_add, remove_ports: publish_rm, ..change };
+                format.show(&agent.service_update(&service, request).await?, updated)
             }
             Self::Rm { service } => {
                 agent.service_remove(&service).await?;
@@ -120,9 +144,32 @@ impl ServiceCommand {
     }
 }
 
+/// Whoever leaves the choice of a port to the cluster is told the ports.
+fn created(reply: &ServiceCreateReply, leaves_choice: bool) -> String {
+    let ServiceCreateReply { created, service } = reply;
+    let verb = if *created { "created" } else { "already exists" };
+    let addresses = match service.endpoint_mode {
+        EndpointMode::Vip => service.vips.join(", "),
+        EndpointMode::Dnsrr => "its name stands for its replicas".to_owned(),
+    };
+    let ports = if leaves_choice { format!(", {}", publishes(service)) } else { String::new() };
+    format!("service {} {verb}: {addresses}{ports}", service.name)
+}
+
+fn updated(service: &ServiceView) -> String {
+    let settings: Vec<String> = unusual(service).iter().map(|(name, value)| format!("{name} {value}")).collect();
+    let settings = if settings.is_empty() { String::new() } else { format!("; {}", settings.join(", ")) };
+    format!("service {} {}{settings}", service.name, publishes(service))
+}
+
+fn publishes(service: &ServiceView) -> String {
+    let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
+    if ports.is_empty() { "publishes no ports".to_owned() } else { format!("publishes {}", ports.join(", ")) }
+}
+
 fn table(services: &[ServiceView]) -> Table {
     Table::new(
-        &["NAME", "NETWORK", "VIP", "REPLICAS", "PORTS", "STATUS"],
+        &["NAME", "NETWORK", "VIP", "REPLICAS", "PORTS", "SETTINGS", "STATUS"],
         services.iter().map(|service| {
             [
                 Cell::from(service.name.as_str()),
@@ -130,6 +177,10 @@ fn table(services: &[ServiceView]) -> Table {
                 Cell::list(&service.vips),
                 Cell::from(replicas(service)),
                 Cell::list(&service.ports),
+                Cell::list(unusual(service).iter().map(|(name, value)| {
+                    // A health check's details are for `inspect`.
+                    format!("{name}={}", value.split_once(' ').map_or(value.as_str(), |(word, _)| word))
+                })),
                 status(service),
             ]
         }),
@@ -137,34 +188,83 @@ fn table(services: &[ServiceView]) -> Table {
 }
 
 fn replica_table(replicas: &[ReplicaView]) -> Table {
+    if replicas.iter().any(|replica| replica.traffic.is_some()) {
+        return counted_table(replicas);
+    }
+    Table::new(&["ENDPOINT", "NODE", "ADDRESS", "STATE", "WEIGHT", "BALANCED"], replicas.iter().map(replica_row))
+}
+
+/// With what each replica got from the node that answers.
+fn counted_table(replicas: &[ReplicaView]) -> Table {
     Table::new(
-        &["ENDPOINT", "NODE", "ADDRESS", "STATE", "WEIGHT", "BALANCED"],
+        &[
+            "ENDPOINT",
+            "NODE",
+            "ADDRESS",
+            "STATE",
+            "WEIGHT",
+            "BALANCED",
+            "CONNECTIONS HERE",
+            "BYTES HERE",
+            "EJECTIONS HERE",
+        ],
         replicas.iter().map(|replica| {
-            [
-                Cell::from(replica.endpoint.as_str()),
-                Cell::from(replica.node.as_str()),
-                Cell::from(replica.address.as_str()),
-                state(replica.state),
-                Cell::from(replica.weight.to_string()),
-                match (replica.balanced, &replica.reason) {
-                    (true, _) => Cell::good("yes"),
-                    (false, Some(reason)) => Cell::bad(format!("no: {reason}")),
-                    (false, None) => Cell::bad("no"),
-                },
-            ]
+            let ReplicaTraffic { connections, bytes, ejections } = replica.traffic.clone().unwrap_or_default();
+            let [endpoint, node, address, state, weight, balanced] = replica_row(replica);
+            let [connections, bytes, ejections] = [connections, bytes, ejections].map(|n| Cell::from(n.to_string()));
+            [endpoint, node, address, state, weight, balanced, connections, bytes, ejections]
         }),
     )
 }
 
+fn replica_row(replica: &ReplicaView) -> [Cell; 6] {
+    [
+        Cell::from(replica.endpoint.as_str()),
+        Cell::from(replica.node.as_str()),
+        Cell::from(replica.address.as_str()),
+        state(replica.state),
+        Cell::from(replica.weight.to_string()),
+        match (replica.balanced, &replica.reason) {
+            (true, _) => Cell::good("yes"),
+            (false, Some(reason)) => Cell::bad(format!("no: {reason}")),
+            (false, None) => Cell::bad("no"),
+        },
+    ]
+}
+
+/// What has entered a service at the node that answers, a line for each entrance.
+fn entered(traffic: &ServiceTraffic) -> Vec<String> {
+    let mut lines: Vec<String> = traffic
+        .entrances
+        .iter()
+        .map(|entrance| format!("{}: {} connections, {} bytes", entrance.via, entrance.connections, entrance.bytes))
+        .collect();
+    lines.push(format!("{} ejections, {} drains", traffic.ejections, traffic.drains));
+    lines
+}
+
 fn sheet(service: &ServiceView) -> Sheet {
+    let traffic = service.traffic.iter();
+    let seen: Vec<(String, Cell)> = traffic
+        .flat_map(|traffic| entered(traffic).into_iter().map(|line| (traffic.node.clone(), Cell::from(line))))
+        .collect();
+    let node = seen.first().map(|(node, _)| format!("Seen by {node}")).unwrap_or_default();
     Sheet::default()
         .with("ID", service.id.to_string())
         .with("Name", service.name.as_str())
         .with("Network", service.network.as_str())
         .with("VIP", Cell::list(&service.vips))
-        .with("Ports", Cell::list(&service.ports))
+        .with_each("Ports", lines(service.ports.iter().map(ToString::to_string)))
+        .with_each("Settings", unusual(service).iter().map(|(name, value)| Cell::from(format!("{name} {value}"))))
         .with("Replicas", replicas(service))
         .with("Status", status(service))
+        .with_each(&node, seen.into_iter().map(|(_, line)| line))
+}
+
+/// One line for each, or a hyphen if there are none.
+fn lines(words: impl Iterator<Item = String>) -> Vec<Cell> {
+    let cells: Vec<Cell> = words.map(Cell::from).collect();
+    if cells.is_empty() { vec![Cell::from("-")] } else { cells }
 }
 
 fn replicas(service: &ServiceView) -> String {

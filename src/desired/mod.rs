@@ -31,7 +31,7 @@ pub fn desired(cluster: &Cluster, me: NodeId, facts: &HostFacts, judgement: &Jud
         policy: overlay::policy(cluster, me.id, facts),
         links: overlay::attachments(cluster, me.id, vtep.mtu),
         sysctls: sysctls(cluster, facts),
-        ruleset: Some(packet_walk::ruleset(cluster, me, facts, judgement)),
+        ruleset: Some(packet_walk::ruleset(cluster, me, facts, judgement, vtep.mtu)),
     })
 }
 

@@ -3,32 +3,57 @@
 //! Everything that an established connection's packet walks is: two interface-name compares in `mangle_prerouting` (and from
 //! a container its source check), one compare in `mangle_postrouting`, and the first rule of `forward`. NAT chains see
 //! only a connection's first packet.
+//!
+//! What the limit on segment sizes adds, in expressions as `nft --debug=netlink` counts them: nothing to packets that have
+//! nothing to do with the tunnel; 3 to one that came out of it (the flag SYN: load, mask, compare; 9 in that chain instead of 6)
+//! and 4 to one that goes into it (the same and a `goto`: 9 instead of 5). In `forward`, where it is usually put, it would have to
+//! stand ahead of the rule for established connections, since an answer to a SYN is established, and cost every forwarded packet at
+//! least those 3. `tcp option maxseg size set rt mtu` would spare the agent the number, but there is no route yet where packets
+//! come out of the tunnel, and all of the tunnel's routes have its device's MTU.
 
 use std::collections::BTreeMap;
 
 use crate::{
     mesh,
     model::{
-        Chain, ChainName, Cluster, Family, HostFacts, Judgement, Mac, Node, PEER_PORT, Rule, Ruleset, SetKey, SetName,
-        SetValue,
+        Chain, ChainName, Cluster, Family, HostFacts, Judgement, Mac, Network, Node, PEER_PORT, Rule, Ruleset, SetKey,
+        SetName, SetValue,
     },
     overlay,
 };
 
 /// The table of node `me`.
-pub(super) fn ruleset(cluster: &Cluster, me: &Node, facts: &HostFacts, judgement: &Judgement) -> Ruleset {
+pub(super) fn ruleset(
+    cluster: &Cluster,
+    me: &Node,
+    facts: &HostFacts,
+    judgement: &Judgement,
+    tunnel_mtu: u32,
+) -> Ruleset {
     let mut ruleset = mesh::tables(cluster, judgement);
+    let chains = chains(cluster, facts, tunnel_mtu, &ruleset);
     ruleset.sets.entry(SetName::Ports).or_default();
     for family in Family::BOTH {
         ruleset.sets.entry(SetName::Vips(family)).or_default();
     }
     ruleset.sets.extend(address_sets(cluster));
     ruleset.sets.extend(peer_sets(cluster, me, facts));
-    ruleset.chains.extend(chains(cluster, facts).map(|(name, rules)| (name, Chain { rules })));
+    ruleset.sets.extend(hairpin_sets(cluster, me));
+    ruleset.chains.extend(chains.into_iter().map(|(name, rules)| (name, Chain { rules })));
     ruleset
 }
 
-fn chains(cluster: &Cluster, facts: &HostFacts) -> impl Iterator<Item = (ChainName, Vec<Rule>)> {
+/// The static part. What a cluster does not use (ports at one address or device) costs its connections nothing.
+fn chains(
+    cluster: &Cluster,
+    facts: &HostFacts,
+    tunnel_mtu: u32,
+    mesh: &Ruleset,
+) -> impl IntoIterator<Item = (ChainName, Vec<Rule>)> + use<> {
+    let bound = |rule: fn(Family) -> Rule| {
+        Family::BOTH.into_iter().filter(|family| mesh.sets.contains_key(&SetName::Bound(*family))).map(rule)
+    };
+    let by_device = mesh.sets.contains_key(&SetName::DevicePorts).then_some(Rule::DispatchDevice);
     let port = cluster.settings.vxlan_port;
     let mask = facts.mark_mask.bits();
     let [v4, v6] = Family::BOTH;
@@ -40,29 +65,31 @@ fn chains(cluster: &Cluster, facts: &HostFacts) -> impl Iterator<Item = (ChainNa
         (ChainName::RawOutput, vec![Rule::TunnelToPeer(v4, port), Rule::TunnelToPeer(v6, port)]),
         // Which way a packet came decides what it may say and which way its answer takes.
         (ChainName::ManglePrerouting, vec![Rule::EnterFromTunnel, Rule::EnterFromContainer]),
-        (ChainName::FromTunnel, vec![Rule::RememberIngress]),
+        (ChainName::FromTunnel, vec![Rule::RememberIngress, Rule::EnterClampMss]),
         (ChainName::FromContainer, vec![Rule::DropSpoofed, Rule::ReturnToIngress(mask)]),
         // The front door.
         (
             ChainName::NatPrerouting,
-            vec![
-                Rule::DispatchVip(v4),
-                Rule::DispatchVip(v6),
-                Rule::DispatchPublished,
-                Rule::DispatchPublishedAtPeer(v4),
-                Rule::DispatchPublishedAtPeer(v6),
-            ],
+            [Rule::DispatchVip(v4), Rule::DispatchVip(v6)]
+                .into_iter()
+                .chain(bound(Rule::DispatchBound))
+                .chain(bound(Rule::DispatchBoundInside))
+                .chain(by_device)
+                .chain([Rule::DispatchPublished, Rule::DispatchPublishedAtPeer(v4), Rule::DispatchPublishedAtPeer(v6)])
+                .collect(),
         ),
         (
             ChainName::NatOutput,
-            vec![
-                Rule::DispatchVipLocally(v4),
-                Rule::DispatchVipLocally(v6),
-                Rule::DispatchPublishedLocally(v4),
-                Rule::DispatchPublishedLocally(v6),
-                Rule::DispatchPublishedAtPeerLocally(v4),
-                Rule::DispatchPublishedAtPeerLocally(v6),
-            ],
+            [Rule::DispatchVipLocally(v4), Rule::DispatchVipLocally(v6)]
+                .into_iter()
+                .chain(bound(Rule::DispatchBoundLocally))
+                .chain([
+                    Rule::DispatchPublishedLocally(v4),
+                    Rule::DispatchPublishedLocally(v6),
+                    Rule::DispatchPublishedAtPeerLocally(v4),
+                    Rule::DispatchPublishedAtPeerLocally(v6),
+                ])
+                .collect(),
         ),
         // Isolation.
         (ChainName::Input, vec![Rule::RefusePeerPort(PEER_PORT)]),
@@ -81,13 +108,44 @@ fn chains(cluster: &Cluster, facts: &HostFacts) -> impl Iterator<Item = (ChainNa
             ],
         ),
         // On the way out.
-        (ChainName::ManglePostrouting, vec![Rule::ClearMark(mask)]),
+        (ChainName::ManglePostrouting, vec![Rule::EnterToTunnel]),
+        (ChainName::ToTunnel, vec![Rule::ClearMark(mask), Rule::EnterClampMss]),
+        (ChainName::ClampMss, Family::BOTH.map(|family| Rule::ClampMss(family, mss(family, tunnel_mtu))).into()),
         (
             ChainName::NatPostrouting,
-            vec![Rule::KeepWithin(v4), Rule::KeepWithin(v6), Rule::Masquerade(v4), Rule::Masquerade(v6)],
+            vec![
+                Rule::TranslateHairpin(Network::GATEWAY_V4.into()),
+                Rule::TranslateHairpin(Network::GATEWAY_V6.into()),
+                Rule::KeepWithin(v4),
+                Rule::KeepWithin(v6),
+                Rule::Masquerade(v4),
+                Rule::Masquerade(v6),
+            ],
         ),
     ]
-    .into_iter()
+}
+
+/// The largest segment that fits into the tunnel: without the headers of IP and TCP, options not counted (RFC 9293, 3.7.1).
+/// A tunnel so narrow that it carries no IPv6 (less than 1,280 bytes) is not looked after.
+fn mss(family: Family, tunnel_mtu: u32) -> u16 {
+    let headers = match family {
+        Family::V4 => 40,
+        Family::V6 => 60,
+    };
+    u16::try_from(tunnel_mtu.saturating_sub(headers)).unwrap_or(u16::MAX)
+}
+
+/// Those that a connection may lead back to: this node's replicas. Their packets to themselves get the link's gateway for a
+/// source, which each container answers on its own link.
+fn hairpin_sets(cluster: &Cluster, me: &Node) -> BTreeMap<SetName, BTreeMap<SetKey, SetValue>> {
+    let mut sets: BTreeMap<_, BTreeMap<_, _>> =
+        Family::BOTH.into_iter().map(|family| (SetName::Hairpin(family), BTreeMap::new())).collect();
+    let replicas = cluster.endpoints.values().filter(|endpoint| endpoint.node == me.id && endpoint.service.is_some());
+    for address in replicas.flat_map(|replica| &replica.addresses) {
+        let set = sets.entry(SetName::Hairpin(Family::of(*address))).or_default();
+        set.insert(SetKey::AddressPair(*address, *address), SetValue::Nothing);
+    }
+    sets
 }
 
 /// The networks' prefixes in the three forms that isolation and masquerade look them up in.

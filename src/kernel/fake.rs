@@ -10,14 +10,15 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
 
-use super::{Kernel, KernelError};
+use super::{FlowTest, Kernel, KernelError};
 use crate::{
-    model::{ChainName, Connections, HostState},
+    model::{ChainName, Connections, Flow, HostState},
     plan::Step,
 };
 
@@ -56,6 +57,8 @@ struct Inner {
     attempts: Vec<Attempt>,
     faults: Faults,
     failing_observations: usize,
+    open_connections: BTreeMap<IpAddr, u32>,
+    flows: Vec<Flow>,
 }
 
 impl FakeKernel {
@@ -94,6 +97,21 @@ impl FakeKernel {
     /// Lets the next `count` observations fail.
     pub fn fail_observations(&self, count: usize) {
         self.lock().failing_observations = count;
+    }
+
+    /// Says how many connections are open to a container's address; until then none are.
+    pub fn set_open_connections(&self, replica: IpAddr, count: u32) {
+        self.lock().open_connections.insert(replica, count);
+    }
+
+    /// What connection tracking holds; [`Kernel::forget_flows`] takes from it.
+    pub fn flows(&self) -> Vec<Flow> {
+        self.lock().flows.clone()
+    }
+
+    /// Says what connection tracking holds.
+    pub fn set_flows(&self, flows: Vec<Flow>) {
+        self.lock().flows = flows;
     }
 
     /// Every step since the last call, done or refused, in order.
@@ -138,6 +156,18 @@ impl Kernel for FakeKernel {
     /// Nothing: no packet ever passes here.
     async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
         Ok(BTreeMap::new())
+    }
+
+    async fn open_connections(&self, replicas: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        let open = &self.lock().open_connections;
+        Ok(replicas.iter().map(|replica| (*replica, open.get(replica).copied().unwrap_or(0))).collect())
+    }
+
+    async fn forget_flows(&self, is_stale: FlowTest) -> Result<u32, KernelError> {
+        let flows = &mut self.lock().flows;
+        let before = flows.len();
+        flows.retain(|flow| !is_stale(flow));
+        Ok(u32::try_from(before - flows.len()).unwrap_or(u32::MAX))
     }
 }
 

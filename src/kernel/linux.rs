@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::{
-    Changes, Kernel, KernelError, LocalPrefix, Rtnetlink, netns,
+    Changes, FlowTest, Kernel, KernelError, LocalPrefix, Rtnetlink,
+    conntrack::Conntrack,
+    netns,
     nft::{Nft, NftChanges},
     sysctl,
 };
@@ -21,6 +23,7 @@ use crate::{
 pub struct LinuxKernel {
     rtnetlink: Rtnetlink,
     nft: Nft,
+    conntrack: Conntrack,
     changes: Mutex<(Changes, NftChanges)>,
     /// The settings that are observed besides the usual ones.
     settings: std::sync::Mutex<BTreeSet<Sysctl>>,
@@ -32,8 +35,9 @@ impl LinuxKernel {
     pub async fn open() -> Result<Self, KernelError> {
         let rtnetlink = Rtnetlink::open()?;
         let nft = Nft::open()?;
+        let conntrack = Conntrack::open()?;
         let changes = Mutex::new((rtnetlink.subscribe().await?, nft.subscribe()?));
-        Ok(Self { rtnetlink, nft, changes, settings: std::sync::Mutex::default() })
+        Ok(Self { rtnetlink, nft, conntrack, changes, settings: std::sync::Mutex::default() })
     }
 
     /// Waits until something of ours, or a foreign device that may be the underlay, has changed. For one task at a time;
@@ -82,6 +86,16 @@ impl LinuxKernel {
         self.rtnetlink.local_prefixes().await
     }
 
+    /// See [`Rtnetlink::local_addresses`].
+    pub async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        self.rtnetlink.local_addresses().await
+    }
+
+    /// This host's connections, for whoever wants to hear of them.
+    pub fn conntrack(&self) -> &Conntrack {
+        &self.conntrack
+    }
+
     /// See [`Rtnetlink::rp_filter_all`].
     pub fn rp_filter_all(&self) -> Result<u8, KernelError> {
         self.rtnetlink.rp_filter_all()
@@ -103,6 +117,14 @@ impl Kernel for LinuxKernel {
 
     async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {
         self.nft.connections().await
+    }
+
+    async fn open_connections(&self, replicas: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        self.conntrack.open_connections(replicas).await
+    }
+
+    async fn forget_flows(&self, is_stale: FlowTest) -> Result<u32, KernelError> {
+        self.conntrack.forget(is_stale).await
     }
 
     async fn apply(&self, step: &Step) -> Result<(), KernelError> {

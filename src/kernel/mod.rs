@@ -1,5 +1,6 @@
 //! The kernel's network, in the model's words: what of ours is there, and how to change it.
 
+pub mod conntrack;
 mod fake;
 mod linux;
 mod netlink;
@@ -7,11 +8,16 @@ pub mod netns;
 pub mod nft;
 mod sysctl;
 
+pub use conntrack::FlowTest;
 pub use fake::{Attempt, FakeKernel, Faults};
 pub use linux::LinuxKernel;
 pub use netlink::{Changes, LocalPrefix, ROUTE_METRIC, Rtnetlink};
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use async_trait::async_trait;
 
@@ -32,6 +38,17 @@ pub trait Kernel: Send + Sync {
 
     /// What the chains of services have counted. A chain begins again at zero when its rules are replaced.
     async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError>;
+
+    /// The connections still open to each of these containers' addresses, by whichever way they came in: those that either
+    /// side may still have data for. TCP from the replica's answer to the SYN until everything sent has been acknowledged, SCTP while
+    /// the association lasts, UDP from its first answer until connection tracking forgets it. Each address is in the answer.
+    ///
+    /// Counted are the connections that this host's connection tracking knows: all of a container that lives here.
+    async fn open_connections(&self, replicas: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>, KernelError>;
+
+    /// Makes connection tracking forget every connection that `is_stale` says so of, and tells how many. Their next packet is
+    /// the first of a connection again. Idempotent; what comes up meanwhile may be missed.
+    async fn forget_flows(&self, is_stale: FlowTest) -> Result<u32, KernelError>;
 }
 
 /// What the kernel refused.

@@ -62,8 +62,17 @@ pub fn is_alive(cluster: &Cluster, node: NodeId) -> bool {
 /// close a front door behind which the replicas still answer. A node that does not answer over the tunnel is no last resort:
 /// nothing gets there, and a refusal at once is better than silence.
 pub fn balancing(cluster: &Cluster, service: ServiceId, judgement: &Judgement) -> BTreeMap<EndpointId, Balancing> {
+    balancing_among(cluster, cluster.replicas_of(service), judgement)
+}
+
+/// As [`balancing`] for any group of endpoints that stand in for each other.
+pub fn balancing_among<'a>(
+    cluster: &Cluster,
+    group: impl Iterator<Item = &'a Endpoint>,
+    judgement: &Judgement,
+) -> BTreeMap<EndpointId, Balancing> {
     let mut verdicts: BTreeMap<EndpointId, Balancing> =
-        cluster.replicas_of(service).map(|replica| (replica.id, verdict(cluster, replica, judgement))).collect();
+        group.map(|replica| (replica.id, verdict(cluster, replica, judgement))).collect();
     for doubtful in [Balancing::Ejected, Balancing::NodeSuspended] {
         if !verdicts.values().any(|verdict| verdict.takes_connections()) {
             for verdict in verdicts.values_mut().filter(|verdict| **verdict == doubtful) {

@@ -1,9 +1,24 @@
 //! The front door: which replicas take connections, and the rows that spread new connections over them.
 
+mod attempts;
 mod balanced;
+mod doors;
+mod draining;
+mod ejection;
+pub mod health;
+pub mod peers;
+mod roster;
 mod slots;
+mod source;
+mod stale;
 mod tables;
 
-pub use balanced::{Balancing, balancing, is_alive};
+pub use attempts::Attempts;
+pub use balanced::{Balancing, balancing, balancing_among, is_alive};
+pub use draining::{drained_since, draining_on, has_confirmed, open_connections, unconfirmed};
+pub use ejection::{Ejections, Outcome};
+pub use roster::{Roster, Spread, Via, candidates};
 pub use slots::{SLOTS_MAX, interleave};
+pub use source::{SOURCE_SLOTS, share_out};
+pub use stale::StaleFlows;
 pub use tables::tables;

@@ -6,7 +6,9 @@ use std::{
 
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{Block, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Report, Service, ServiceId};
+use super::{
+    Block, Draining, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Report, Service, ServiceId,
+};
 
 /// The IPv4 prefix from which networks are cut when nobody names another: `weft init --pool`. That of IPv6 is the cluster's own:
 /// [`ClusterId::default_pool_v6`].
@@ -82,6 +84,9 @@ pub struct Cluster {
     pub alive: BTreeSet<NodeId>,
     /// What nodes say of themselves; gone with their lease.
     pub reports: BTreeMap<NodeId, Report>,
+    /// What is on its way out of balancing, and the revision at which its record was last written: whoever works from this one
+    /// or a later one has taken it out.
+    pub drains: BTreeMap<Draining, u64>,
     /// All networks.
     pub networks: BTreeMap<NetworkId, Network>,
     /// All blocks by prefix; prefixes never overlap, whichever their network.
@@ -103,12 +108,39 @@ impl Cluster {
             nodes: BTreeMap::new(),
             alive: BTreeSet::new(),
             reports: BTreeMap::new(),
+            drains: BTreeMap::new(),
             networks: BTreeMap::new(),
             blocks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             services: BTreeMap::new(),
             unreadable: Vec::new(),
         }
+    }
+
+    /// Whether both ask the same of every kernel: they differ at most in their revision and in what nodes say of themselves.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        // A new field has to be named here: without it this does not build.
+        let Self {
+            revision: _,
+            settings,
+            nodes,
+            alive,
+            reports: _,
+            drains: _,
+            networks,
+            blocks,
+            endpoints,
+            services,
+            unreadable,
+        } = self;
+        *settings == other.settings
+            && *nodes == other.nodes
+            && *alive == other.alive
+            && *networks == other.networks
+            && *blocks == other.blocks
+            && *endpoints == other.endpoints
+            && *services == other.services
+            && *unreadable == other.unreadable
     }
 
     /// The node of that name.

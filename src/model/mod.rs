@@ -6,7 +6,9 @@
 
 mod block;
 mod cluster;
+mod drain;
 mod endpoint;
+mod flow;
 mod health;
 mod host;
 mod judgement;
@@ -21,7 +23,9 @@ mod service;
 
 pub use block::Block;
 pub use cluster::{Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, UnreadableRecord};
+pub use drain::Draining;
 pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, IPV6_MTU_MIN, NetnsRef};
+pub use flow::{Flow, FlowStage};
 pub use health::{HealthCheck, Probe};
 pub use host::{
     FIRST_NODE_TABLE, HostFacts, HostState, LinkName, MarkMask, NextHop, PolicyAction, PolicyRule, ROUTE_PROTOCOL,
@@ -34,5 +38,8 @@ pub use network::{Network, NetworkId, Subnet};
 pub use node::{Availability, Node, NodeId, PEER_PORT};
 pub use port::{Bind, DeviceName, PortMode, ProxyMode, ProxyProtocol, PublishedPort};
 pub use protocol::{Family, L4};
-pub use ruleset::{Chain, ChainName, Connections, Hook, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, Slot};
+pub use ruleset::{
+    Chain, ChainName, Connections, Hook, Memory, Pick, Rule, Ruleset, SOURCE_SEED, SetKey, SetName, SetSchema,
+    SetValue, Slot,
+};
 pub use service::{EndpointMode, Lb, Service, ServiceId};

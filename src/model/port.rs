@@ -1,4 +1,4 @@
-use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
+use std::{fmt, net::IpAddr, num::NonZeroU16, ops::RangeInclusive, str::FromStr};
 
 use ipnet::IpNet;
 
@@ -20,6 +20,10 @@ pub struct PublishedPort {
 }
 
 impl PublishedPort {
+    /// From these the cluster chooses where a person leaves the choice to it: below the ports that Linux hands out to clients
+    /// (`net.ipv4.ip_local_port_range` begins at 32768, ip-sysctl.rst).
+    pub const CHOSEN: RangeInclusive<u16> = 30_000..=32_767;
+
     /// A port with the usual settings: on every address, carried by the kernel.
     pub fn new(published: NonZeroU16, target: NonZeroU16, protocol: L4) -> Self {
         Self { bind: Bind::Any, published, target, protocol, mode: PortMode::Kernel }

@@ -151,6 +151,10 @@ fn write_element((key, value): (SetKey, SetValue), f: &mut fmt::Formatter<'_>) -
     match key {
         SetKey::Port(protocol, port) => write!(f, "{protocol} . {port}"),
         SetKey::Address(address) => write!(f, "{address}"),
+        SetKey::AddressPort(address, protocol, port) => write!(f, "{address} . {protocol} . {port}"),
+        SetKey::DevicePort(device, protocol, port) => write!(f, "{device} . {protocol} . {port}"),
+        SetKey::ServiceAddress(service, address) => write!(f, "{service} . {address}"),
+        SetKey::AddressPair(source, destination) => write!(f, "{source} . {destination}"),
         SetKey::Slot(slot) => write!(f, "{}", slot.0),
         SetKey::Mac(mac) => write!(f, "{mac}"),
         SetKey::Prefix(prefix) => write!(f, "{prefix}"),

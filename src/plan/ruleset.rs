@@ -58,7 +58,9 @@ fn part_of_chain(chain: ChainName) -> Part {
         | ChainName::NatPostrouting
         | ChainName::FromUnderlay
         | ChainName::FromTunnel
-        | ChainName::FromContainer => Part::Guard,
+        | ChainName::FromContainer
+        | ChainName::ToTunnel
+        | ChainName::ClampMss => Part::Guard,
         ChainName::NatPrerouting | ChainName::NatOutput | ChainName::Vip(_) | ChainName::Port(..) => Part::Mesh,
     }
 }
@@ -70,7 +72,13 @@ fn part_of_set(set: SetName) -> Part {
         SetName::Vteps
         | SetName::Zones
         | SetName::Ports
+        | SetName::Bound(_)
+        | SetName::DevicePorts
         | SetName::Vips(_)
+        | SetName::Sticky(_)
+        | SetName::Takers(_)
+        // A replica that is not yet balanced cannot be sent to itself.
+        | SetName::Hairpin(_)
         | SetName::Targets(..)
         | SetName::Replicas(..) => Part::Mesh,
     }
@@ -91,7 +99,7 @@ fn difference(desired: &Ruleset, observed: &Ruleset) -> Transactions {
     // What the guard's rules refer to has to be there with them, whosever part it is.
     let guard_rules =
         || chains.iter().filter(|(name, _)| part_of_chain(**name) == Part::Guard).flat_map(|(_, chain)| &chain.rules);
-    let guard_sets: BTreeSet<SetName> = guard_rules().filter_map(|rule| rule.set()).collect();
+    let guard_sets: BTreeSet<SetName> = guard_rules().flat_map(|rule| rule.sets()).collect();
     let guard_chains: BTreeSet<ChainName> = guard_rules().filter_map(|rule| rule.chain()).collect();
     let set_comes_with = |name: SetName| if guard_sets.contains(&name) { Part::Guard } else { part_of_set(name) };
     let chain_comes_with =
@@ -194,6 +202,11 @@ fn has_intervals(set: SetName) -> bool {
         SetSchema::Prefixes(_) | SetSchema::PrefixPairs(_) => true,
         SetSchema::PortToChain
         | SetSchema::AddressToChain(_)
+        | SetSchema::AddressPortToChain(_)
+        | SetSchema::DevicePortToChain
+        | SetSchema::ClientToAddress(_)
+        | SetSchema::ServiceAddresses(_)
+        | SetSchema::AddressPairs(_)
         | SetSchema::SlotToTarget(_)
         | SetSchema::SlotToAddress(_)
         | SetSchema::MacToMark
@@ -214,6 +227,10 @@ fn overlap(left: SetKey, right: SetKey) -> bool {
         (
             SetKey::Port(..)
             | SetKey::Address(_)
+            | SetKey::AddressPort(..)
+            | SetKey::DevicePort(..)
+            | SetKey::ServiceAddress(..)
+            | SetKey::AddressPair(..)
             | SetKey::Slot(_)
             | SetKey::Mac(_)
             | SetKey::Prefix(_)

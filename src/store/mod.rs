@@ -153,4 +153,8 @@ pub trait Store: Send + Sync {
 
     /// Ends a lease and removes its keys; one that has ended is fine.
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// The network between here and the store was broken and has just healed: requests from now on take new connections, where
+    /// the old ones may be waiting for TCP's next try (RFC 6298, 5.5: twice as long each time). Those under way are not touched.
+    fn reconnect(&self) {}
 }

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
+    num::NonZeroU16,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
@@ -16,11 +17,12 @@ use tokio::sync::{Notify, oneshot};
 use weft::api::{
     Operations, Refusal, RefusalKind, Server,
     wire::{
-        AttachReply, AttachRequest, Availability, BlockView, ClusterView, DataPlaneView, DownReply, EndpointState,
-        EndpointView, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest, Membership, NetworkCreateReply,
-        NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeStatus, NodeView, ReconcileView, ReplicaView,
-        ServiceCreateReply, ServiceCreateRequest, ServiceStatus, ServiceUpdateRequest, ServiceView, StatusView,
-        StoreState, StoreView, SubnetView, TokenView, UnreadableView,
+        Affinity, AttachReply, AttachRequest, Availability, BlockView, ClusterView, DataPlaneView, DetachRequest,
+        DownReply, DrainReply, DrainRequest, DrainView, DrainingReplica, EndpointMode, EndpointState, EndpointView,
+        HealthView, InitReply, InitRequest, JoinReply, JoinRequest, Lb, LeaveRequest, Membership, NetworkCreateReply,
+        NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeStatus, NodeView, PortSpec, ReconcileView,
+        ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus, ServiceUpdateRequest, ServiceView,
+        StatusView, StoreState, StoreView, SubnetView, TokenView, UnreadableView,
     },
 };
 
@@ -202,6 +204,11 @@ impl Operations for Fake {
         Ok(NodeView { availability, ..node_1() })
     }
 
+    async fn node_drain_view(&self, node: &str) -> Result<DrainView, Refusal> {
+        self.note("node_drain_view", node, &())?;
+        Ok(drain())
+    }
+
     async fn node_label(&self, node: &str, request: NodeLabelRequest) -> Result<NodeView, Refusal> {
         self.note("node_label", node, &request)?;
         let labels = request.labels.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
@@ -236,8 +243,22 @@ impl Operations for Fake {
 
     async fn service_create(&self, request: ServiceCreateRequest) -> Result<ServiceCreateReply, Refusal> {
         self.note("service_create", &request.name, &request)?;
-        let ServiceCreateRequest { name, network, ports } = request;
-        Ok(ServiceCreateReply { created: name != "old", service: ServiceView { name, network, ports, ..service() } })
+        let ServiceCreateRequest { name, network, ports, lb, affinity, endpoint_mode, health, drain } = request;
+        let check = health.apply_to(None).map_err(Refusal::invalid)?;
+        let vips = if endpoint_mode == EndpointMode::Vip { service().vips } else { Vec::new() };
+        let view = ServiceView {
+            name,
+            network,
+            vips,
+            ports: chosen(ports),
+            lb,
+            affinity,
+            endpoint_mode,
+            health: check.as_ref().map(Into::into),
+            drain: drain.unwrap_or(service().drain),
+            ..service()
+        };
+        Ok(ServiceCreateReply { created: view.name != "old", service: view })
     }
 
     async fn service_list(&self) -> Result<Vec<ServiceView>, Refusal> {
@@ -247,6 +268,8 @@ impl Operations for Fake {
             name: "batch".into(),
             vips: vec!["10.201.0.242".into()],
             ports: Vec::new(),
+            lb: Lb::Random,
+            drain: "1m".parse().unwrap(),
             replicas_ready: 0,
             replicas_total: 0,
             status: ServiceStatus::Empty,
@@ -266,6 +289,7 @@ impl Operations for Fake {
             weight: 1,
             balanced: true,
             reason: None,
+            traffic: None,
         };
         let suspended = ReplicaView {
             endpoint: "web-2".into(),
@@ -281,12 +305,23 @@ impl Operations for Fake {
 
     async fn service_inspect(&self, name: &str) -> Result<ServiceView, Refusal> {
         self.note("service_inspect", name, &())?;
-        Ok(service())
+        Ok(if name == "tuned" { tuned() } else { service() })
     }
 
     async fn service_update(&self, name: &str, request: ServiceUpdateRequest) -> Result<ServiceView, Refusal> {
         self.note("service_update", name, &request)?;
-        Ok(ServiceView { ports: request.apply_to(&service().ports), ..service() })
+        let had = service();
+        // It has none that could be changed.
+        let check = request.health.apply_to(None).ok().flatten();
+        Ok(ServiceView {
+            ports: chosen(request.apply_to(&had.ports)),
+            lb: request.lb.unwrap_or(had.lb),
+            affinity: request.affinity.unwrap_or(had.affinity),
+            endpoint_mode: request.endpoint_mode.unwrap_or(had.endpoint_mode),
+            health: check.as_ref().map(Into::into),
+            drain: request.drain.unwrap_or(had.drain),
+            ..had
+        })
     }
 
     async fn service_remove(&self, service: &str) -> Result<(), Refusal> {
@@ -299,20 +334,36 @@ impl Operations for Fake {
         Ok(AttachReply { created, endpoint: EndpointView { network: request.network, ..endpoint() } })
     }
 
-    async fn detach(&self, endpoint: &str) -> Result<(), Refusal> {
-        self.note("detach", endpoint, &())?;
+    async fn endpoint_drain(&self, endpoint: &str, request: DrainRequest) -> Result<DrainReply, Refusal> {
+        self.note("endpoint_drain", endpoint, &request)?;
+        let warnings = match endpoint {
+            "busy" => vec!["3 connections to busy were still open after 10 s".into()],
+            _ => Vec::new(),
+        };
+        Ok(DrainReply { connections: Some(3), warnings })
+    }
+
+    async fn endpoint_drain_view(&self, endpoint: &str) -> Result<DrainView, Refusal> {
+        self.note("endpoint_drain_view", endpoint, &())?;
+        Ok(drain())
+    }
+
+    async fn detach(&self, endpoint: &str, request: DetachRequest) -> Result<DrainReply, Refusal> {
+        self.note("detach", endpoint, &request)?;
         match endpoint {
             "slow" => {
                 self.released.notified().await;
-                self.note("detached", endpoint, &())
+                self.note("detached", endpoint, &())?;
             }
             "panic" => panic!("a defect"),
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(DrainReply::default())
     }
 
-    async fn release(&self, endpoint: &str) -> Result<(), Refusal> {
-        self.note("release", endpoint, &())
+    async fn release(&self, endpoint: &str) -> Result<DrainReply, Refusal> {
+        self.note("release", endpoint, &())?;
+        Ok(DrainReply::default())
     }
 
     async fn endpoint_list(&self) -> Result<Vec<EndpointView>, Refusal> {
@@ -357,12 +408,25 @@ fn join() -> TokenView {
     }
 }
 
+fn drain() -> DrainView {
+    let replica = |name: &str, connections| DrainingReplica { name: name.into(), connections };
+    DrainView {
+        draining: true,
+        nodes: 2,
+        waiting_for: Vec::new(),
+        replicas: vec![replica("web-1", Some(0)), replica("web-2", Some(0))],
+        timeout_ms: 10_000,
+        done: true,
+    }
+}
+
 fn node_1() -> NodeView {
     NodeView {
         id: 1,
         name: "n1".into(),
         address: "192.0.2.1".into(),
         status: NodeStatus::Ready,
+        reachable: None,
         availability: Availability::Active,
         labels: BTreeMap::from([("zone".into(), "a".into())]),
         store: true,
@@ -378,6 +442,7 @@ fn node_2() -> NodeView {
         name: "n2".into(),
         address: "192.0.2.2".into(),
         status: NodeStatus::Suspended,
+        reachable: None,
         availability: Availability::Drain,
         labels: BTreeMap::new(),
         store: false,
@@ -410,10 +475,47 @@ fn service() -> ServiceView {
         network: "front".into(),
         vips: vec!["10.201.0.241".into()],
         ports: vec!["8080:80".parse().unwrap(), "53:5353/udp".parse().unwrap()],
+        lb: Lb::Rr,
+        affinity: Affinity::Off,
+        endpoint_mode: EndpointMode::Vip,
+        health: None,
+        drain: "10s".parse().unwrap(),
         replicas_ready: 1,
         replicas_total: 2,
         status: ServiceStatus::Degraded,
+        traffic: None,
     }
+}
+
+/// A service with nothing as usual.
+fn tuned() -> ServiceView {
+    let health = HealthView {
+        probe: "http:/healthz".parse().unwrap(),
+        status: Some("204".parse().unwrap()),
+        port: NonZeroU16::new(81),
+        interval: "500ms".parse().unwrap(),
+        timeout: "2s".parse().unwrap(),
+        rise: 2,
+        fall: 5,
+    };
+    let port = "[2001:db8::1]:443:8443/tcp,mode=proxy,proxy-protocol=v2,proxy-from=192.0.2.0/24";
+    ServiceView {
+        name: "tuned".into(),
+        vips: Vec::new(),
+        ports: vec!["eth0:30000:80".parse().unwrap(), port.parse().unwrap()],
+        lb: Lb::Source,
+        affinity: "10m".parse().unwrap(),
+        endpoint_mode: EndpointMode::Dnsrr,
+        health: Some(health),
+        drain: "0s".parse().unwrap(),
+        ..service()
+    }
+}
+
+/// What the cluster's choice is left to is 30000 here.
+fn chosen(ports: Vec<PortSpec>) -> Vec<PortSpec> {
+    let choose = |port: PortSpec| if port.published == 0 { PortSpec { published: 30_000, ..port } } else { port };
+    ports.into_iter().map(choose).collect()
 }
 
 fn endpoint() -> EndpointView {
@@ -431,6 +533,7 @@ fn endpoint() -> EndpointView {
         netns: "/run/netns/web1".into(),
         link: "weft.00000000a1".into(),
         mac: "02:00:0a:c9:00:01".into(),
+        fault: None,
     }
 }
 

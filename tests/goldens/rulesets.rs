@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use weft::model::{Chain, ChainName, Family, L4, Mac, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot};
+use weft::model::{
+    Bind, Chain, ChainName, Family, L4, Mac, Memory, Pick, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot,
+};
 
 /// The tunnel's port.
 pub(crate) const PORT: u16 = 7789;
 /// The mark's bits.
 pub(crate) const MASK: u32 = 0x0fff_0000;
 
-/// Every kind of rule and set, both families.
+/// Every kind of rule and set that nft has words for, both families.
 #[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn everything() -> Ruleset {
     let service = ServiceId::new(7).unwrap();
@@ -19,15 +21,25 @@ pub(crate) fn everything() -> Ruleset {
     let mut set = |name: SetName, elements: Vec<(SetKey, SetValue)>| {
         ruleset.sets.insert(name, elements.into_iter().collect::<BTreeMap<_, _>>());
     };
-    let goto_port = |protocol, port| SetValue::Goto(ChainName::Port(protocol, port));
+    let goto_port = |protocol, port| SetValue::Goto(ChainName::Port(protocol, port, Bind::Any));
     set(
         SetName::Ports,
         vec![
             (SetKey::Port(L4::Tcp, 80), goto_port(L4::Tcp, 80)),
             (SetKey::Port(L4::Udp, 53), goto_port(L4::Udp, 53)),
+            (SetKey::Port(L4::Sctp, 36412), goto_port(L4::Sctp, 36412)),
             (SetKey::Port(L4::Tcp, 65535), goto_port(L4::Tcp, 65535)),
         ],
     );
+    let device = Bind::Device("enp0s31f6.1000".parse().unwrap());
+    let Bind::Device(name) = device else { unreachable!() };
+    set(
+        SetName::DevicePorts,
+        vec![(SetKey::DevicePort(name, L4::Tcp, 80), SetValue::Goto(ChainName::Port(L4::Tcp, 80, device)))],
+    );
+    let at = |family: Family| {
+        Bind::Address(["192.0.2.11", "2001:db8::11"][usize::from(family == Family::V6)].parse().unwrap())
+    };
     set(
         SetName::Vteps,
         (1_u16..4)
@@ -73,6 +85,16 @@ pub(crate) fn everything() -> Ruleset {
                 .collect(),
         );
         set(SetName::Replicas(family, 255), vec![(SetKey::Slot(Slot(u32::MAX)), SetValue::Address(address(replica)))]);
+        let Bind::Address(bound) = at(family) else { unreachable!() };
+        set(
+            SetName::Bound(family),
+            vec![(SetKey::AddressPort(bound, L4::Tcp, 80), SetValue::Goto(ChainName::Port(L4::Tcp, 80, at(family))))],
+        );
+        set(SetName::Sticky(family), vec![]);
+        let taker = SetKey::ServiceAddress(service, address(replica));
+        set(SetName::Takers(family), vec![(taker, SetValue::Nothing)]);
+        let itself = SetKey::AddressPair(address(replica), address(replica));
+        set(SetName::Hairpin(family), vec![(itself, SetValue::Nothing)]);
         set(SetName::Peers(family), vec![(SetKey::Address(address(peer)), SetValue::Nothing)]);
         set(SetName::Networks(family), prefixes.iter().map(|text| (prefix(text), SetValue::Nothing)).collect());
         set(SetName::Internal(family), vec![(prefix(prefixes[1]), SetValue::Nothing)]);
@@ -81,26 +103,36 @@ pub(crate) fn everything() -> Ruleset {
     }
 
     let both = |rule: fn(Family) -> Rule| Family::BOTH.map(rule).to_vec();
-    let balance_port = |protocol| {
-        Family::BOTH.map(|family| Rule::BalancePort { family, protocol, shard: 7, first, slots: 2 }).to_vec()
+    let balance = |families: &[Family], protocol, pick| -> Vec<Rule> {
+        let rule = |family: &Family| Rule::BalancePort { family: *family, protocol, shard: 7, first, slots: 2, pick };
+        families.iter().map(rule).collect()
     };
+    let balance_port = |protocol| balance(&Family::BOTH, protocol, Pick::Turn);
     let refuse = || vec![Rule::RefuseTcp, Rule::RefuseOther];
     for (name, rules) in [
         (ChainName::RawPrerouting, vec![Rule::EnterFromUnderlay(PORT), Rule::SeparateIngress]),
         (ChainName::FromUnderlay, [both(Rule::TunnelFromPeer), vec![Rule::TunnelFromStranger]].concat()),
         (ChainName::RawOutput, both(|family| Rule::TunnelToPeer(family, PORT))),
         (ChainName::ManglePrerouting, vec![Rule::EnterFromTunnel, Rule::EnterFromContainer]),
-        (ChainName::FromTunnel, vec![Rule::RememberIngress]),
+        (ChainName::FromTunnel, vec![Rule::RememberIngress, Rule::EnterClampMss]),
         (ChainName::Input, vec![Rule::RefusePeerPort(7780)]),
         (ChainName::FromContainer, vec![Rule::DropSpoofed, Rule::ReturnToIngress(MASK)]),
         (
             ChainName::NatPrerouting,
-            [both(Rule::DispatchVip), vec![Rule::DispatchPublished], both(Rule::DispatchPublishedAtPeer)].concat(),
+            [
+                both(Rule::DispatchVip),
+                both(Rule::DispatchBound),
+                both(Rule::DispatchBoundInside),
+                vec![Rule::DispatchDevice, Rule::DispatchPublished],
+                both(Rule::DispatchPublishedAtPeer),
+            ]
+            .concat(),
         ),
         (
             ChainName::NatOutput,
             [
                 both(Rule::DispatchVipLocally),
+                both(Rule::DispatchBoundLocally),
                 both(Rule::DispatchPublishedLocally),
                 both(Rule::DispatchPublishedAtPeerLocally),
             ]
@@ -117,23 +149,76 @@ pub(crate) fn everything() -> Ruleset {
             ]
             .concat(),
         ),
-        (ChainName::ManglePostrouting, vec![Rule::ClearMark(MASK)]),
-        (ChainName::NatPostrouting, [both(Rule::KeepWithin), both(Rule::Masquerade)].concat()),
+        (ChainName::ManglePostrouting, vec![Rule::EnterToTunnel]),
+        (ChainName::ToTunnel, vec![Rule::ClearMark(MASK), Rule::EnterClampMss]),
+        (ChainName::ClampMss, vec![Rule::ClampMss(Family::V4, 1410), Rule::ClampMss(Family::V6, 1390)]),
+        (
+            ChainName::NatPostrouting,
+            [
+                ["169.254.1.1", "fe80::1"].map(|gateway| Rule::TranslateHairpin(gateway.parse().unwrap())).to_vec(),
+                both(Rule::KeepWithin),
+                both(Rule::Masquerade),
+            ]
+            .concat(),
+        ),
         (
             ChainName::Vip(service),
             [
                 Family::BOTH
-                    .map(|family| Rule::BalanceVip { family, shard: 255, first: Slot(u32::MAX), slots: 1 })
+                    .map(|family| Rule::BalanceVip {
+                        family,
+                        shard: 255,
+                        first: Slot(u32::MAX),
+                        slots: 1,
+                        pick: Pick::Turn,
+                    })
                     .to_vec(),
                 refuse(),
             ]
             .concat(),
         ),
-        (ChainName::Port(L4::Tcp, 80), [balance_port(L4::Tcp), refuse()].concat()),
-        (ChainName::Port(L4::Udp, 53), [balance_port(L4::Udp), refuse()].concat()),
-        (ChainName::Port(L4::Tcp, 65535), refuse()),
+        (ChainName::Port(L4::Tcp, 80, Bind::Any), [balance_port(L4::Tcp), refuse()].concat()),
+        (ChainName::Port(L4::Udp, 53, Bind::Any), [balance_port(L4::Udp), refuse()].concat()),
+        (ChainName::Port(L4::Sctp, 36412, Bind::Any), [balance_port(L4::Sctp), refuse()].concat()),
+        (ChainName::Port(L4::Tcp, 65535, Bind::Any), refuse()),
+        (
+            ChainName::Port(L4::Tcp, 80, at(Family::V4)),
+            [balance(&[Family::V4], L4::Tcp, Pick::Chance), refuse()].concat(),
+        ),
+        (
+            ChainName::Port(L4::Tcp, 80, at(Family::V6)),
+            [balance(&[Family::V6], L4::Tcp, Pick::Chance), refuse()].concat(),
+        ),
+        (ChainName::Port(L4::Tcp, 80, device), [balance(&Family::BOTH, L4::Tcp, Pick::Source), refuse()].concat()),
     ] {
         ruleset.chains.insert(name, Chain { rules });
+    }
+    ruleset
+}
+
+/// Everything, and clients keep their replicas, for which nft has no words of its own.
+pub(crate) fn sticky(timeout_ms: u64) -> Ruleset {
+    remembering(everything(), timeout_ms)
+}
+
+/// The same rules, and clients keep their replicas.
+pub(crate) fn remembering(mut ruleset: Ruleset, timeout_ms: u64) -> Ruleset {
+    for chain in ruleset.chains.values_mut() {
+        let memory = Memory { service: ServiceId::new(7).unwrap(), timeout_ms };
+        let rules = std::mem::take(&mut chain.rules).into_iter().flat_map(|rule| match rule {
+            Rule::BalancePort { family, protocol, shard, first, slots, pick } => vec![
+                Rule::RecallPort { family, protocol, target: 8080, memory },
+                Rule::RememberPort { family, protocol, shard, first, slots, pick, memory },
+                rule,
+            ],
+            Rule::BalanceVip { family, shard, first, slots, pick } => vec![
+                Rule::RecallVip { family, memory },
+                Rule::RememberVip { family, shard, first, slots, pick, memory },
+                rule,
+            ],
+            other => vec![other],
+        });
+        chain.rules = rules.collect();
     }
     ruleset
 }

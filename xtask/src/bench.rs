@@ -4,16 +4,16 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{no_arguments, root, setup};
+use crate::{root, setup};
 
-/// `cargo xtask bench`.
+/// `cargo xtask bench [PART]...`: all parts, or those that are named, such as `rolling-update`.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    no_arguments(arguments)?;
     setup::ensure_tools(setup::For::Bench)?;
     // The programs under test have to lie beside the one that measures.
     let build =
         ["build", "--release", "--package", "weft", "--package", "netns-tests", "--package", "weft-bench", "--bins"];
-    let measure = ["run", "--release", "--quiet", "--package", "weft-bench"];
+    let parts: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let measure = [&["run", "--release", "--quiet", "--package", "weft-bench", "--"], &parts[..]].concat();
     for words in [&build[..], &measure[..]] {
         let status = Command::new("cargo")
             .args(words)

@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod deny;
+mod fuzz;
 mod licences;
 mod progress;
 mod setup;
@@ -31,7 +32,18 @@ const TASKS: &[Task] = &[
         demo::run,
     ),
     ("test", "", "everything that has to pass: format, lints, tidy, tests, namespace scenarios; needs root", test::run),
-    ("bench", "", "what weft costs beside the same path laid by hand; needs root, takes some minutes", bench::run),
+    (
+        "bench",
+        "[PART]...",
+        "what weft costs: `paths` beside the same laid by hand, `names`; needs root, takes some minutes",
+        bench::run,
+    ),
+    (
+        "fuzz",
+        "[SECONDS [TARGET]]",
+        "every parser of foreign bytes, fed with damaged ones, for 10 minutes each or so many seconds",
+        fuzz::run,
+    ),
     ("tidy", "", "the project's own rules: import direction, size of files, marks of unfinished work", run_tidy),
     (
         "setup",

@@ -32,6 +32,8 @@ const TOOLS: &[Tool] = &[
     ("nft", "nftables", "checks the rule sets and looks at the kernel from outside"),
     ("conntrack", "conntrack", "looks at connections from outside"),
     ("tcpdump", "tcpdump", "assertions on the wire"),
+    ("dig", "bind9-dnsutils", "asks the nodes for names"),
+    ("kdig", "knot-dnsutils", "asks the nodes for names, another client"),
     ("etcdctl", "etcd-client", "the real client against the embedded store"),
     ("etcd", SERVER_PACKAGE, "the reference that the stores and their protocol are held against"),
     ("cc", "gcc", "links every program"),
@@ -40,6 +42,8 @@ const TOOLS: &[Tool] = &[
 const BENCH_TOOLS: &[Tool] = &[
     ("wrk", "wrk", "measures requests and connections"),
     ("iperf3", "iperf3", "measures bulk transfer"),
+    ("dnsperf", "dnsperf", "measures answers to questions for names"),
+    ("taskset", "util-linux", "keeps a program to one core"),
     ("ss", "iproute2", "sees when iperf3 listens"),
 ];
 

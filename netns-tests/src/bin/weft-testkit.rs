@@ -3,11 +3,12 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use netns_tests::testkit::{ask, ask_udp, serve};
+use netns_tests::testkit::{ask, ask_udp, serve, serve_names};
 
 const USAGE: &str = "usage: weft-testkit serve PORT [NAME]   answer on PORT, TCP (HTTP and lines) and UDP
        weft-testkit get ADDR:PORT [N]     N requests, each on a connection of its own
-       weft-testkit udp ADDR:PORT [N]     N datagrams, each from a socket of its own";
+       weft-testkit udp ADDR:PORT [N]     N datagrams, each from a socket of its own
+       weft-testkit names ADDR:PORT       a resolver that knows every name";
 
 /// Long beside any path within one machine.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<()> {
     match *words {
         ["serve", port] => serve(number(port)?, &std::process::id().to_string()),
+        ["names", address] => serve_names(address.parse().with_context(|| format!("{address:?} is not ADDR:PORT"))?),
         ["serve", port, name] => serve(number(port)?, name),
         ["get", server, ref count @ ..] if count.len() <= 1 => repeat(server, count, |server| ask(server, TIMEOUT)),
         ["udp", server, ref count @ ..] if count.len() <= 1 => repeat(server, count, |server| ask_udp(server, TIMEOUT)),

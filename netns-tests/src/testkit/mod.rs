@@ -5,10 +5,14 @@ mod bulk;
 mod client;
 mod hold;
 mod load;
+mod names;
 mod replica;
+mod steady;
 
 pub use bulk::{Bulk, Transfer, echo_datagram, transfer};
 pub use client::{Answer, ask, ask_udp, fetch};
 pub use hold::{Hold, HoldReport};
 pub use load::{Load, LoadReport};
+pub use names::{UPSTREAM_ANSWER, resolve, serve_names};
 pub use replica::serve;
+pub use steady::Steady;

@@ -56,6 +56,7 @@ pub(super) async fn attach(member: &Arc<Member>, request: AttachRequest) -> Resu
                     return Ok(AttachReply { created: true, endpoint: views::endpoint(&cluster, &endpoint) });
                 };
                 member.reconciler.forget(endpoint.id);
+                member.naming.catch_up(revision).await;
                 if !cluster.endpoints.contains_key(&endpoint.id) {
                     return Err(Refusal::conflict(format!(
                         "{} is not there any more: it, or its network, has just been removed by others",
@@ -147,7 +148,10 @@ async fn start(member: &Member, wish: &Wish) -> Result<(Endpoint, Vec<Compare>),
         ifname: wish.ifname.clone(),
     };
     member.reconciler.start(endpoint.clone());
-    Ok((Endpoint { state: EndpointState::Ready, ..endpoint }, conditions))
+    // Where it is checked, it is balanced once that has succeeded.
+    let is_checked = wish.service.as_ref().is_some_and(|service| service.health.is_some());
+    let state = if is_checked { EndpointState::Starting } else { EndpointState::Ready };
+    Ok((Endpoint { state, ..endpoint }, conditions))
 }
 
 /// The condition that a service is still as it is now, so that it cannot be removed before its replica is there.

@@ -2,10 +2,12 @@
 //! and sees that what must not stop midway runs in a task of its own.
 
 mod attach;
+pub(super) mod drain;
 mod endpoints;
 mod founding;
 mod lookup;
 mod membership;
+mod names;
 mod networks;
 mod nodes;
 pub(super) mod release;
@@ -13,6 +15,7 @@ mod services;
 #[cfg(test)]
 mod simulation;
 mod status;
+mod traffic;
 mod wish;
 
 pub(super) use status::gather;
@@ -25,10 +28,10 @@ use super::{Agent, identity::Identity, member::Member};
 use crate::api::{
     Operations, Refusal,
     wire::{
-        AttachReply, AttachRequest, Availability, BlockView, DownReply, EndpointView, InitReply, InitRequest,
-        JoinReply, JoinRequest, LeaveRequest, NetworkCreateReply, NetworkCreateRequest, NetworkView, NodeLabelRequest,
-        NodeView, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceUpdateRequest, ServiceView, StatusView,
-        TokenView,
+        AttachReply, AttachRequest, Availability, BlockView, DetachRequest, DownReply, DrainReply, DrainRequest,
+        DrainView, EndpointView, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest, NetworkCreateReply,
+        NetworkCreateRequest, NetworkView, NodeLabelRequest, NodeView, ReplicaView, ServiceCreateReply,
+        ServiceCreateRequest, ServiceUpdateRequest, ServiceView, StatusView, TokenView,
     },
 };
 
@@ -123,6 +126,10 @@ impl Operations for Arc<Agent> {
         nodes::set_availability(&*self.member().await?, node, availability).await
     }
 
+    async fn node_drain_view(&self, node: &str) -> Result<DrainView, Refusal> {
+        drain::view_of_node(&*self.member().await?, node)
+    }
+
     async fn node_label(&self, node: &str, request: NodeLabelRequest) -> Result<NodeView, Refusal> {
         nodes::label(&*self.member().await?, node, &request).await
     }
@@ -158,11 +165,13 @@ impl Operations for Arc<Agent> {
     }
 
     async fn service_replicas(&self, service: &str) -> Result<Vec<ReplicaView>, Refusal> {
-        services::replicas(&*self.member().await?, service)
+        let member = self.member().await?;
+        Ok(traffic::with_replicas(&member, services::replicas(&member, service)?).await)
     }
 
     async fn service_inspect(&self, service: &str) -> Result<ServiceView, Refusal> {
-        services::inspect(&*self.member().await?, service)
+        let member = self.member().await?;
+        Ok(traffic::with_service(&member, services::inspect(&member, service)?).await)
     }
 
     async fn service_update(&self, service: &str, request: ServiceUpdateRequest) -> Result<ServiceView, Refusal> {
@@ -178,12 +187,21 @@ impl Operations for Arc<Agent> {
         to_the_end(async move { attach::attach(&member, request).await }).await
     }
 
-    async fn detach(&self, endpoint: &str) -> Result<(), Refusal> {
+    async fn endpoint_drain(&self, endpoint: &str, request: DrainRequest) -> Result<DrainReply, Refusal> {
         let (member, endpoint) = (self.member().await?, endpoint.to_owned());
-        to_the_end(async move { endpoints::detach(&member, &endpoint).await }).await
+        to_the_end(async move { drain::endpoint(&member, &endpoint, request).await }).await
     }
 
-    async fn release(&self, endpoint: &str) -> Result<(), Refusal> {
+    async fn endpoint_drain_view(&self, endpoint: &str) -> Result<DrainView, Refusal> {
+        drain::view_of_endpoint(&*self.member().await?, endpoint)
+    }
+
+    async fn detach(&self, endpoint: &str, request: DetachRequest) -> Result<DrainReply, Refusal> {
+        let (member, endpoint) = (self.member().await?, endpoint.to_owned());
+        to_the_end(async move { endpoints::detach(&member, &endpoint, request).await }).await
+    }
+
+    async fn release(&self, endpoint: &str) -> Result<DrainReply, Refusal> {
         let (member, endpoint) = (self.member().await?, endpoint.to_owned());
         to_the_end(async move { endpoints::release(&member, &endpoint).await }).await
     }

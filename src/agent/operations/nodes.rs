@@ -124,7 +124,8 @@ pub(super) async fn forget(store: &dyn Store, fresh: &Fresh, id: NodeId) -> Resu
         if who(&now.cluster) != who(&fresh.cluster) {
             return Ok(Decision::Already(()));
         }
-        let writes = [record::key_of_node(id), record::key_of_alive(id)].map(|key| Write::Delete { key });
+        let writes = [record::key_of_node(id), record::key_of_alive(id), record::key_of_report(id)]
+            .map(|key| Write::Delete { key });
         Ok(Decision::Write(writes.to_vec(), ()))
     })
     .await?;

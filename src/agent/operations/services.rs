@@ -1,26 +1,22 @@
-use std::collections::BTreeSet;
+mod ports;
+mod settings;
 
-use super::{Member, lookup};
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::{Member, lookup, names};
 use crate::{
     agent::{
         configuration::{Decision, Fresh, configure, put},
-        member::PEER_PORT,
         views,
     },
     api::{
         Refusal,
-        wire::{
-            PortKey, PortSpec, Protocol, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceUpdateRequest,
-            ServiceView,
-        },
+        wire::{PortSpec, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceUpdateRequest, ServiceView},
     },
     ipam,
-    model::{Cluster, Name, Network, Service, ServiceId},
+    model::{Cluster, EndpointMode, Network, Service, ServiceId},
     store::{Revision, Write, record},
 };
-
-/// Published ports of one service; a range of ports is another feature.
-const PORTS_MAX: usize = 256;
 
 pub(super) fn list(member: &Member) -> Result<Vec<ServiceView>, Refusal> {
     let cluster = lookup::cluster(member)?;
@@ -36,7 +32,9 @@ pub(super) fn inspect(member: &Member, name: &str) -> Result<ServiceView, Refusa
 
 pub(super) fn replicas(member: &Member, name: &str) -> Result<Vec<ReplicaView>, Refusal> {
     let cluster = lookup::cluster(member)?;
-    Ok(views::replicas(&cluster, &member.judgement(), lookup::service(&cluster, name)?))
+    let mut replicas = views::replicas(&cluster, &member.judgement(), lookup::service(&cluster, name)?);
+    member.findings.explain(&mut replicas);
+    Ok(replicas)
 }
 
 pub(super) async fn create(member: &Member, request: &ServiceCreateRequest) -> Result<ServiceCreateReply, Refusal> {
@@ -48,11 +46,13 @@ pub(super) async fn create(member: &Member, request: &ServiceCreateRequest) -> R
             return Ok(Decision::Already((existing.id, false)));
         }
         let network = lookup::network(cluster, &request.network)?;
+        names::check_service(cluster, network, &name)?;
         let id = free_id(fresh)?;
-        check_ports(cluster, network, &name, id, &request.ports)?;
-        let vips = choose_vips(cluster, network)?;
-        let ports = request.ports.iter().map(|port| port.clone().into()).collect();
-        let service = Service::new(id, name.clone(), network.id, vips, ports);
+        let ports = ports::choose(cluster, id, &request.ports)?;
+        ports::check(cluster, network, &name, id, &ports)?;
+        let service = settings::as_wished(Service::new(id, name.clone(), network.id, vec![], ports), request)?;
+        settings::check(&service)?;
+        let service = Service { vips: vips(cluster, network, &service)?, ..service };
         Ok(Decision::Write(vec![put(record::key_of_service(id), record::encode_service(&service))], (id, true)))
     })
     .await?;
@@ -67,17 +67,13 @@ pub(super) async fn update(
     let (id, revision) = configure(&*member.store, |fresh| {
         let cluster = &fresh.cluster;
         let before = lookup::service(cluster, text)?;
-        let had: Vec<PortSpec> = before.ports.iter().map(|port| port.clone().into()).collect();
-        let is_published = |key: &&PortKey| had.iter().any(|port| PortKey::from(*port) == **key);
-        if let Some(key) = request.remove_ports.iter().find(|key| !is_published(key)) {
-            return Err(Refusal::not_found(format!("{} does not publish the port {key}", before.name))
-                .with_hint(format!("see `weft service inspect {}`", before.name)));
-        }
-        let ports = request.apply_to(&had);
-        let network = cluster.networks.get(&before.network);
-        let network = network.ok_or_else(|| Refusal::internal(format!("the network of {} is gone", before.name)))?;
-        check_ports(cluster, network, &before.name, before.id, &ports)?;
-        let after = Service { ports: ports.into_iter().map(Into::into).collect(), ..before.clone() };
+        let network = network_of(cluster, before)?;
+        let asked = ports::changed(&specs(before), &before.name, request)?;
+        let ports = ports::choose(cluster, before.id, &asked)?;
+        ports::check(cluster, network, &before.name, before.id, &ports)?;
+        let after = Service { ports, ..settings::changed(before, request)? };
+        settings::check(&after)?;
+        let after = Service { vips: vips(cluster, network, &after)?, ..after };
         if after == *before {
             return Ok(Decision::Already(after.id));
         }
@@ -113,10 +109,8 @@ async fn put_back_if_needed(member: &Member, service: &Service) -> Result<(), Re
         if replicas.is_empty() || cluster.services.contains_key(&service.id) {
             return Ok(Decision::Already(replicas));
         }
-        let network = cluster.networks.get(&service.network);
-        let network = network.ok_or_else(|| Refusal::internal(format!("the network of {} is gone", service.name)))?;
-        let ports: Vec<PortSpec> = service.ports.iter().map(|port| port.clone().into()).collect();
-        check_ports(cluster, network, &service.name, service.id, &ports)?;
+        let network = network_of(cluster, service)?;
+        ports::check(cluster, network, &service.name, service.id, &service.ports)?;
         if cluster.service_named(&service.name).is_some() {
             return Err(Refusal::conflict(format!("another service {} was created meanwhile", service.name)));
         }
@@ -144,7 +138,7 @@ async fn effective(member: &Member, id: ServiceId, revision: Revision) -> Result
 }
 
 fn compare(cluster: &Cluster, existing: &Service, request: &ServiceCreateRequest) -> Result<(), Refusal> {
-    let Service { name, network, ports, .. } = existing;
+    let Service { name, network, .. } = existing;
     let differs = |what: &str, has: &str, asked: &str| {
         Refusal::conflict(format!("the service {name} exists with {what}: it has {has}, asked for was {asked}"))
     };
@@ -154,70 +148,43 @@ fn compare(cluster: &Cluster, existing: &Service, request: &ServiceCreateRequest
             "a service stays in its network: choose another name, or `weft service rm {name}` first"
         )));
     }
-    let has: BTreeSet<PortSpec> = ports.iter().map(|port| port.clone().into()).collect();
-    let asked: BTreeSet<PortSpec> = request.ports.iter().copied().collect();
+    let has = specs(existing);
+    let asked = ports::keep_choices(&has, &request.ports);
+    let [has, asked]: [BTreeSet<PortSpec>; 2] = [has, asked].map(|ports| ports.into_iter().collect());
+    let change = || format!("`weft service update {name}` changes them");
     if has != asked {
         let list = |ports: &BTreeSet<PortSpec>| match ports.len() {
             0 => "none".to_owned(),
             _ => ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
-        return Err(differs("other published ports", &list(&has), &list(&asked))
-            .with_hint(format!("`weft service update {name}` changes them")));
+        return Err(differs("other published ports", &list(&has), &list(&asked)).with_hint(change()));
     }
-    Ok(())
-}
-
-fn check_ports(
-    cluster: &Cluster,
-    network: &Network,
-    name: &Name,
-    id: ServiceId,
-    ports: &[PortSpec],
-) -> Result<(), Refusal> {
-    if ports.len() > PORTS_MAX {
-        return Err(Refusal::invalid(format!("{name} would publish {} ports; {PORTS_MAX} is the most", ports.len())));
-    }
-    if network.internal && !ports.is_empty() {
-        return Err(Refusal::conflict(format!(
-            "the network {} is internal: its services cannot be published to the outside",
-            network.name
-        )));
-    }
-    let mut seen = BTreeSet::new();
-    for port in ports {
-        let key = PortKey::from(*port);
-        if !seen.insert(key) {
-            return Err(Refusal::invalid(format!("the port {key} is published twice by {name}")));
-        }
-        if let Some(purpose) = own_use(cluster, key) {
-            return Err(Refusal::conflict(format!(
-                "the port {key} cannot be published: on every node it is {purpose}"
-            )));
-        }
-        let holder =
-            cluster.services.values().filter(|service| service.id != id).find(|service| {
-                service.ports.iter().any(|theirs| PortKey::from(PortSpec::from(theirs.clone())) == key)
-            });
-        if let Some(holder) = holder {
-            return Err(Refusal::conflict(format!(
-                "the port {key} is published by the service {} already",
-                holder.name
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// What weft itself needs a port of each node for. Published, it would be taken from that: nodes would lose each other.
-fn own_use(cluster: &Cluster, key: PortKey) -> Option<&'static str> {
-    match key.protocol {
-        Protocol::Tcp => (key.published.get() == PEER_PORT).then_some("the one for the store and for joining nodes"),
-        Protocol::Sctp => None,
-        Protocol::Udp => (key.published.get() == cluster.settings.vxlan_port).then_some("the tunnels' (VXLAN)"),
+    let wished = settings::as_wished(existing.clone(), request)?;
+    match settings::difference(existing, &wished) {
+        Some((what, has, asked)) => Err(differs(what, &has, &asked).with_hint(change())),
+        None => Ok(()),
     }
 }
 
-fn choose_vips(cluster: &Cluster, network: &Network) -> Result<Vec<std::net::IpAddr>, Refusal> {
+fn specs(service: &Service) -> Vec<PortSpec> {
+    service.ports.iter().map(|port| port.clone().into()).collect()
+}
+
+fn network_of<'a>(cluster: &'a Cluster, service: &Service) -> Result<&'a Network, Refusal> {
+    let network = cluster.networks.get(&service.network);
+    network.ok_or_else(|| Refusal::internal(format!("the network of {} is gone", service.name)))
+}
+
+/// The VIPs that a service shall have: those it has, new ones, or none, as its name stands for them or not.
+fn vips(cluster: &Cluster, network: &Network, service: &Service) -> Result<Vec<IpAddr>, Refusal> {
+    match service.endpoint_mode {
+        EndpointMode::Dnsrr => Ok(Vec::new()),
+        EndpointMode::Vip if service.vips.is_empty() => choose_vips(cluster, network),
+        EndpointMode::Vip => Ok(service.vips.clone()),
+    }
+}
+
+fn choose_vips(cluster: &Cluster, network: &Network) -> Result<Vec<IpAddr>, Refusal> {
     let taken = cluster.services.values().flat_map(|service| service.vips.iter().copied()).collect();
     let choose = |subnet| {
         ipam::choose_vip(subnet, &taken).ok_or_else(|| {

@@ -90,6 +90,7 @@ fn reconcile(agent: &Agent, member: &Member) -> Option<ReconcileView> {
 
 async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> Vec<String> {
     let mut warnings = agent.config.not_applied(&member.identity);
+    warnings.extend(member.naming.troubles());
     match &*member.health.borrow() {
         StoreHealth::Away(reason) => {
             warnings.push(format!("the store is away: what runs keeps running, changes are refused ({reason})"));
@@ -120,6 +121,7 @@ async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> 
         warnings
             .push(format!("the node {} is silent: its replicas are out of balancing where others are left", node.name));
     }
+    warnings.extend(member.findings.warnings(cluster));
     for service in cluster.services.values() {
         let verdicts = mesh::balancing(cluster, service.id, &member.judgement());
         if !verdicts.is_empty() && !verdicts.values().any(|verdict| verdict.takes_connections()) {
@@ -135,6 +137,8 @@ pub(in crate::agent) async fn gather(agent: &Agent) {
     let Some(cluster) = member.cluster() else { return };
     let metrics = &agent.metrics;
     metrics.count_connections(&*agent.kernel, &cluster).await;
+    metrics.show_tally(&member.tally, &cluster);
+    member.findings.gather(&cluster, metrics);
     let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.endpoints.set(number(cluster.endpoints_on(member.me()).count()));
     metrics

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Member, lookup};
+use super::{Member, lookup, names};
 use crate::{
     agent::{host::Host, views},
     api::{
@@ -52,6 +52,7 @@ pub(super) fn check(host: &dyn Host, cluster: &Cluster, request: &AttachRequest)
             aliases.len()
         )));
     }
+    names::check_endpoint(cluster, &network, &name, &aliases)?;
     let address = match &request.ip {
         Some(text) => {
             let address = text.parse().map_err(|_| Refusal::invalid(format!("{text:?} is not an IP address")))?;

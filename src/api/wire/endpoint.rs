@@ -36,6 +36,9 @@ pub struct EndpointView {
     pub link: String,
     /// The MAC of its device.
     pub mac: String,
+    /// What its last failed probe said, where the node that answers holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 /// Where an endpoint stands in its life.

@@ -7,23 +7,34 @@ use serde::Serialize;
 
 use super::Refusal;
 
+mod balancing;
 mod cluster;
+mod drain;
 mod endpoint;
+mod health;
 mod network;
 mod node;
+pub(super) mod port;
 mod service;
+mod span;
+mod traffic;
 
+pub use balancing::{Affinity, EndpointMode, Lb};
 pub use cluster::{
     ClusterView, DataPlaneView, DownReply, ErrorBody, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest,
     Membership, ReconcileView, StatusView, StoreState, StoreView, TokenView, UnreadableView,
 };
+pub use drain::{DetachRequest, DrainReply, DrainRequest, DrainView, DrainingReplica};
 pub use endpoint::{AttachReply, AttachRequest, DEFAULT_IFNAME, EndpointState, EndpointView, NetnsTarget};
+pub use health::{HealthRequest, HealthView, Probe, StatusRange};
 pub use network::{BlockView, NetworkCreateReply, NetworkCreateRequest, NetworkView, SubnetView};
 pub use node::{Availability, AvailabilityRequest, NodeLabelRequest, NodeStatus, NodeView};
+pub use port::{PortKey, PortSpec, Protocol};
 pub use service::{
-    PortKey, PortSpec, Protocol, ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus,
-    ServiceUpdateRequest, ServiceView,
+    ReplicaView, ServiceCreateReply, ServiceCreateRequest, ServiceStatus, ServiceUpdateRequest, ServiceView,
 };
+pub use span::Span;
+pub use traffic::{EntranceTraffic, ReplicaTraffic, ServiceTraffic};
 
 /// What can be printed for a program.
 pub trait ToJson {

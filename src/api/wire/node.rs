@@ -15,6 +15,9 @@ pub struct NodeView {
     pub address: String,
     /// Whether its lease lives.
     pub status: NodeStatus,
+    /// Whether it answers the node that answered, over the tunnel; nothing where that node does not listen for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
     /// What a person wants of it.
     pub availability: Availability,
     /// Its labels.

@@ -1,9 +1,9 @@
-use std::{fmt, num::NonZeroU16, str::FromStr};
-
 use serde::{Deserialize, Serialize};
 
-use super::EndpointState;
-use crate::model::{self, L4};
+use super::{
+    Affinity, EndpointMode, EndpointState, HealthRequest, HealthView, Lb, PortKey, PortSpec, ReplicaTraffic,
+    ServiceTraffic, Span, port::changed_ports,
+};
 
 /// A service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,16 +14,29 @@ pub struct ServiceView {
     pub name: String,
     /// The name of its network.
     pub network: String,
-    /// Its virtual addresses, one per family of the network.
+    /// Its virtual addresses, one per family of the network; none if its name stands for its replicas' own.
     pub vips: Vec<String>,
     /// Its published ports.
     pub ports: Vec<PortSpec>,
+    /// How new connections are spread.
+    pub lb: Lb,
+    /// How long a client stays with the replica that it came to.
+    pub affinity: Affinity,
+    /// What its name stands for.
+    pub endpoint_mode: EndpointMode,
+    /// How its replicas are probed; without it one is ready as soon as it is attached.
+    pub health: Option<HealthView>,
+    /// How long a draining replica's connections may take to finish.
+    pub drain: Span,
     /// How many of its replicas take new connections.
     pub replicas_ready: u32,
     /// How many replicas it has.
     pub replicas_total: u32,
     /// How it is, by these two numbers.
     pub status: ServiceStatus,
+    /// What has entered it at the node that answers; only where one service is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<ServiceTraffic>,
 }
 
 /// How a service is.
@@ -81,104 +94,13 @@ pub struct ReplicaView {
     pub balanced: bool,
     /// Why it does not.
     pub reason: Option<String>,
-}
-
-/// A published port: `PUBLISHED:TARGET[/tcp|udp]` as text, `{"published":8080,"target":80,"protocol":"tcp"}` in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PortSpec {
-    /// The port on every node.
-    pub published: NonZeroU16,
-    /// The port in the container.
-    pub target: NonZeroU16,
-    /// The protocol.
-    #[serde(default)]
-    pub protocol: Protocol,
-}
-
-impl From<model::PublishedPort> for PortSpec {
-    fn from(port: model::PublishedPort) -> Self {
-        let model::PublishedPort { published, target, protocol, bind: _, mode: _ } = port;
-        Self { published, target, protocol: protocol.into() }
-    }
-}
-
-impl From<PortSpec> for model::PublishedPort {
-    fn from(port: PortSpec) -> Self {
-        let PortSpec { published, target, protocol } = port;
-        Self { published, target, protocol: protocol.into(), bind: model::Bind::Any, mode: model::PortMode::Kernel }
-    }
-}
-
-/// What tells a published port from every other of the cluster: `PUBLISHED[/tcp|udp]` as text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PortKey {
-    /// The port on every node.
-    pub published: NonZeroU16,
-    /// The protocol.
-    #[serde(default)]
-    pub protocol: Protocol,
-}
-
-impl From<PortSpec> for PortKey {
-    fn from(port: PortSpec) -> Self {
-        Self { published: port.published, protocol: port.protocol }
-    }
-}
-
-/// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// TCP.
-    #[default]
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
-impl From<L4> for Protocol {
-    fn from(protocol: L4) -> Self {
-        match protocol {
-            L4::Tcp => Self::Tcp,
-            L4::Udp => Self::Udp,
-            L4::Sctp => Self::Sctp,
-        }
-    }
-}
-
-impl From<Protocol> for L4 {
-    fn from(protocol: Protocol) -> Self {
-        match protocol {
-            Protocol::Tcp => Self::Tcp,
-            Protocol::Udp => Self::Udp,
-            Protocol::Sctp => Self::Sctp,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(L4::from(*self).as_str())
-    }
-}
-
-impl FromStr for Protocol {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse::<L4>() {
-            Ok(protocol) => Ok(protocol.into()),
-            Err(_) => Err(format!("the protocol {text:?} is not supported; tcp, udp and sctp are")),
-        }
-    }
+    /// What it got from the node that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<ReplicaTraffic>,
 }
 
 /// `POST /v1/services`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceCreateRequest {
     /// Its name.
@@ -188,6 +110,21 @@ pub struct ServiceCreateRequest {
     /// Its published ports.
     #[serde(default)]
     pub ports: Vec<PortSpec>,
+    /// How new connections are spread.
+    #[serde(default)]
+    pub lb: Lb,
+    /// How long a client stays with the replica that it came to.
+    #[serde(default)]
+    pub affinity: Affinity,
+    /// What its name stands for.
+    #[serde(default)]
+    pub endpoint_mode: EndpointMode,
+    /// How its replicas are probed.
+    #[serde(default)]
+    pub health: HealthRequest,
+    /// How long a draining replica's connections may take to finish [default: 10s].
+    #[serde(default)]
+    pub drain: Option<Span>,
 }
 
 /// The answer to [`ServiceCreateRequest`].
@@ -206,23 +143,33 @@ pub struct ServiceUpdateRequest {
     /// Published ports in place of all that it has.
     #[serde(default)]
     pub ports: Option<Vec<PortSpec>>,
-    /// Ports to publish besides, in place of those with the same port and protocol.
+    /// Ports to publish besides, in place of those that answer at the same place.
     #[serde(default)]
     pub add_ports: Vec<PortSpec>,
-    /// Published ports to take away; those that are not there are passed over.
+    /// Published ports to take away.
     #[serde(default)]
     pub remove_ports: Vec<PortKey>,
+    /// How new connections are spread.
+    #[serde(default)]
+    pub lb: Option<Lb>,
+    /// How long a client stays with the replica that it came to.
+    #[serde(default)]
+    pub affinity: Option<Affinity>,
+    /// What its name stands for.
+    #[serde(default)]
+    pub endpoint_mode: Option<EndpointMode>,
+    /// How its replicas are probed.
+    #[serde(default)]
+    pub health: HealthRequest,
+    /// How long a draining replica's connections may take to finish.
+    #[serde(default)]
+    pub drain: Option<Span>,
 }
 
 impl ServiceUpdateRequest {
     /// The ports of a service that had `ports`: replaced, then taken away from, then added to.
     pub fn apply_to(&self, ports: &[PortSpec]) -> Vec<PortSpec> {
-        let replaced_by_added =
-            |port: &PortSpec| self.add_ports.iter().any(|added| PortKey::from(*added) == (*port).into());
-        let mut ports: Vec<PortSpec> = self.ports.as_deref().unwrap_or(ports).to_vec();
-        ports.retain(|port| !self.remove_ports.contains(&(*port).into()) && !replaced_by_added(port));
-        ports.extend_from_slice(&self.add_ports);
-        ports
+        changed_ports(ports, self.ports.as_deref(), &self.remove_ports, &self.add_ports)
     }
 }
 
@@ -239,25 +186,6 @@ mod tests {
             (3, 3, ServiceStatus::Ready),
         ] {
             assert_eq!(ServiceStatus::of(ready, total), status);
-        }
-    }
-
-    #[test]
-    fn an_update_replaces_removes_and_adds() {
-        let ports = |words: &str| words.split_whitespace().map(|word| word.parse().unwrap()).collect::<Vec<PortSpec>>();
-        let keys = |words: &str| words.split_whitespace().map(|word| word.parse().unwrap()).collect::<Vec<PortKey>>();
-        for (had, replace, add, remove, has) in [
-            ("80:8080", None, "", "", "80:8080"),
-            ("80:8080", Some(""), "", "", ""),
-            ("80:8080", Some("81:81 82:82"), "", "", "81:81 82:82"),
-            ("80:8080", None, "53:53/udp", "", "80:8080 53:53/udp"),
-            ("80:8080", None, "80:9090", "", "80:9090"),
-            ("80:8080 80:53/udp", None, "", "80/udp 99", "80:8080"),
-            ("80:8080", None, "80:1", "80", "80:1"),
-        ] {
-            let request =
-                ServiceUpdateRequest { ports: replace.map(ports), add_ports: ports(add), remove_ports: keys(remove) };
-            assert_eq!(request.apply_to(&ports(had)), ports(has), "{request:?} to {had}");
         }
     }
 }

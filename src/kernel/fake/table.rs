@@ -44,7 +44,7 @@ impl References {
         let Some(Ruleset { sets, chains }) = table else { return references };
         for rule in chains.values().flat_map(|chain| &chain.rules) {
             references.chains.extend(rule.chain());
-            references.sets.extend(rule.set());
+            references.sets.extend(rule.sets());
         }
         references
             .chains
@@ -77,7 +77,7 @@ fn apply(draft: &mut Option<Ruleset>, change: &NftChange, before: &References) -
         NftChange::AddChain(chain) => _ = table.chains.entry(*chain).or_default(),
         NftChange::SetRules(name, chain) => {
             for rule in &chain.rules {
-                if let Some(set) = rule.set().filter(|set| !table.sets.contains_key(set)) {
+                if let Some(set) = rule.sets().find(|set| !table.sets.contains_key(set)) {
                     return Err(format!("a rule of {name} looks up in {set}, which does not exist"));
                 }
                 if let Some(target) = rule.chain().filter(|target| !table.chains.contains_key(target)) {
@@ -141,8 +141,11 @@ fn fits(schema: SetSchema, key: SetKey, value: SetValue) -> bool {
     match (schema, key, value) {
         (SetSchema::PortToChain, SetKey::Port(..), SetValue::Goto(_))
         | (SetSchema::MacToMark, SetKey::Mac(_), SetValue::Mark(_))
+        | (SetSchema::DevicePortToChain, SetKey::DevicePort(..), SetValue::Goto(_))
         | (SetSchema::MacToZone, SetKey::Mac(_), SetValue::Zone(_)) => true,
         (SetSchema::AddressToChain(family), SetKey::Address(address), SetValue::Goto(_))
+        | (SetSchema::AddressPortToChain(family), SetKey::AddressPort(address, ..), SetValue::Goto(_))
+        | (SetSchema::ServiceAddresses(family), SetKey::ServiceAddress(_, address), SetValue::Nothing)
         | (SetSchema::Addresses(family), SetKey::Address(address), SetValue::Nothing)
         | (SetSchema::SlotToAddress(family), SetKey::Slot(_), SetValue::Address(address)) => {
             Family::of(address) == family
@@ -151,6 +154,9 @@ fn fits(schema: SetSchema, key: SetKey, value: SetValue) -> bool {
             Family::of(target.ip()) == family
         }
         (SetSchema::Prefixes(family), SetKey::Prefix(prefix), SetValue::Nothing) => Family::of(prefix.addr()) == family,
+        (SetSchema::AddressPairs(family), SetKey::AddressPair(source, destination), SetValue::Nothing) => {
+            [source, destination].into_iter().all(|address| Family::of(address) == family)
+        }
         (SetSchema::PrefixPairs(family), SetKey::PrefixPair(source, destination), SetValue::Nothing) => {
             [source, destination].into_iter().all(|prefix| Family::of(prefix.addr()) == family)
         }

@@ -9,7 +9,7 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourMessage, NeighbourState},
-    route::{RouteMessage, RouteProtocol},
+    route::{RouteAttribute, RouteMessage, RouteMetric, RouteProtocol},
 };
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
@@ -124,7 +124,9 @@ impl Changes {
             }),
             RouteNetlinkMessage::NewNeighbour(row) => self.ours.contains(&row.header.ifindex) && is_ours_to_set(&row),
             RouteNetlinkMessage::DelNeighbour(row) => self.ours.contains(&row.header.ifindex),
-            RouteNetlinkMessage::NewRoute(row) | RouteNetlinkMessage::DelRoute(row) => is_route_of_ours(&row),
+            RouteNetlinkMessage::NewRoute(row) | RouteNetlinkMessage::DelRoute(row) => {
+                is_route_of_ours(&row) || has_mtu(&row)
+            }
             RouteNetlinkMessage::NewRule(row) | RouteNetlinkMessage::DelRule(row) => rule::is_ours(&row),
             RouteNetlinkMessage::NewAddress(row) | RouteNetlinkMessage::DelAddress(row) => {
                 self.ours.contains(&row.header.index)
@@ -160,4 +162,12 @@ fn is_ours_to_set(row: &NeighbourMessage) -> bool {
 
 fn is_route_of_ours(row: &RouteMessage) -> bool {
     row.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL)
+}
+
+/// Whether somebody has given the route an MTU of its own: it may be the way to the other nodes.
+fn has_mtu(row: &RouteMessage) -> bool {
+    row.attributes.iter().any(|attribute| {
+        matches!(attribute, RouteAttribute::Metrics(metrics)
+            if metrics.iter().any(|metric| matches!(metric, RouteMetric::Mtu(_))))
+    })
 }

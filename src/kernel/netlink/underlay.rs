@@ -131,6 +131,13 @@ impl Rtnetlink {
         }
     }
 
+    /// The addresses of this host, on whichever device.
+    pub async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        let addresses = self.addresses().await;
+        let addresses = addresses.map_err(|refusal| KernelError::new("list the addresses of this host", refusal))?;
+        Ok(addresses.into_iter().map(|address| address.address).collect())
+    }
+
     /// All prefixes that this host reaches by other means than weft: its addresses with their prefixes, and the routes of the
     /// main table but the default routes. A network must not overlap any of them.
     pub async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError> {

@@ -126,7 +126,13 @@ fn mend<'a>(
 fn lets_go(change: &NftChange, chain: ChainName) -> bool {
     match change {
         NftChange::DeleteElements(_, elements) => elements.iter().any(|(_, value)| *value == SetValue::Goto(chain)),
-        NftChange::DeleteSet(set) => matches!(set.schema(), SetSchema::PortToChain | SetSchema::AddressToChain(_)),
+        NftChange::DeleteSet(set) => matches!(
+            set.schema(),
+            SetSchema::PortToChain
+                | SetSchema::AddressToChain(_)
+                | SetSchema::AddressPortToChain(_)
+                | SetSchema::DevicePortToChain
+        ),
         _ => false,
     }
 }

@@ -1,10 +1,12 @@
 //! The instructions that rules are made of: each method writes one expression, or the few that always go together.
 //!
-//! Registers: 1 is 16 bytes wide and also the 4-byte registers 8 to 11; 2 likewise 12 to 15. The fields of a concatenation
+//! Registers: 1 is 16 bytes wide and also the 4-byte registers 8 to 11; 2 likewise 12 to 15, 3 likewise 16 to 19. The fields of a concatenation
 //! follow each other in 4-byte steps, so the second field behind 4 bytes in register 1 is register 9, and behind 16 bytes it
 //! is register 2.
 
-use crate::model::{ChainName, Family, L4, LinkName, SetName, Slot, VTEP_LINK};
+use std::net::IpAddr;
+
+use crate::model::{ChainName, Family, L4, LinkName, Memory, Pick, SOURCE_SEED, ServiceId, SetName, Slot, VTEP_LINK};
 
 use super::wire::{Attributes, VERDICT_ACCEPT, nfta};
 
@@ -16,6 +18,22 @@ pub(super) const REG_1: u32 = 1;
 pub(super) const REG_2: u32 = 2;
 /// The second register of 4 bytes, a part of the first of 16.
 pub(super) const REG32_01: u32 = 9;
+
+/// The third register of 16 bytes.
+const REG_3: u32 = 3;
+/// The register of 4 bytes behind the first 4 of [`REG_3`].
+const REG32_09: u32 = 17;
+/// The register of 4 bytes behind an address in [`REG32_01`].
+fn register_behind_second(family: Family) -> u32 {
+    match family {
+        Family::V4 => 10,
+        Family::V6 => 13,
+    }
+}
+
+/// `NFT_DYNSET_OP_UPDATE` and `NFT_DYNSET_OP_DELETE` in `linux/netfilter/nf_tables.h`.
+const DYNSET_UPDATE: u32 = 1;
+const DYNSET_DELETE: u32 = 2;
 
 /// `RTN_LOCAL` in `linux/rtnetlink.h`: the type of route that an address of this host has.
 const RTN_LOCAL: u32 = 2;
@@ -109,9 +127,13 @@ impl Code<'_, '_> {
     }
 
     pub(super) fn meta(&mut self, key: Meta) {
+        self.meta_to(key, REG_1);
+    }
+
+    fn meta_to(&mut self, key: Meta, register: u32) {
         self.expression("meta", |meta| {
             meta.number(2, key as u32);
-            meta.number(1, REG_1);
+            meta.number(1, register);
         });
     }
 
@@ -151,10 +173,22 @@ impl Code<'_, '_> {
         });
     }
 
+    /// A value known beforehand.
+    pub(super) fn immediate(&mut self, register: u32, value: &[u8]) {
+        self.expression("immediate", |immediate| {
+            immediate.number(1, register);
+            immediate.data(2, value);
+        });
+    }
+
     /// Looks register 1 up; a map's value goes to `result`.
     pub(super) fn look_up(&mut self, set: SetName, result: Option<u32>) {
+        self.look_up_from(REG_1, set, result);
+    }
+
+    fn look_up_from(&mut self, key: u32, set: SetName, result: Option<u32>) {
         self.expression("lookup", |lookup| {
-            lookup.number(2, REG_1);
+            lookup.number(2, key);
             if let Some(register) = result {
                 lookup.number(3, register);
             }
@@ -225,13 +259,13 @@ impl Code<'_, '_> {
     /// Loads an address of the packet; its family must have been compared before.
     pub(super) fn address(&mut self, family: Family, side: Side, register: u32) {
         // RFC 791, 3.1 and RFC 8200, 3.
-        let (offset, length) = match (family, side) {
-            (Family::V4, Side::Source) => (12, 4),
-            (Family::V4, Side::Destination) => (16, 4),
-            (Family::V6, Side::Source) => (8, 16),
-            (Family::V6, Side::Destination) => (24, 16),
+        let offset = match (family, side) {
+            (Family::V4, Side::Source) => 12,
+            (Family::V4, Side::Destination) => 16,
+            (Family::V6, Side::Source) => 8,
+            (Family::V6, Side::Destination) => 24,
         };
-        self.payload(Base::Network, offset, length, register);
+        self.payload(Base::Network, offset, address_len(family), register);
     }
 
     pub(super) fn address_in(&mut self, family: Family, side: Side, set: SetName) {
@@ -284,23 +318,139 @@ impl Code<'_, '_> {
         self.look_up(SetName::Ports, Some(REG_VERDICT));
     }
 
-    pub(super) fn next_slot(&mut self, first: Slot, slots: u16) {
+    pub(super) fn dispatch_bound(&mut self, family: Family) {
+        self.family(family);
+        self.address(family, Side::Destination, REG_1);
+        let protocol = register_behind(family);
+        self.meta_to(Meta::Protocol, protocol);
+        self.payload(Base::Transport, 2, 2, next_register(protocol));
+        self.look_up(SetName::Bound(family), Some(REG_VERDICT));
+    }
+
+    pub(super) fn dispatch_device(&mut self) {
+        self.meta(Meta::InputName);
+        self.meta_to(Meta::Protocol, REG_2);
+        self.payload(Base::Transport, 2, 2, next_register(REG_2));
+        self.look_up(SetName::DevicePorts, Some(REG_VERDICT));
+    }
+
+    /// The slot of a new connection to register 1.
+    pub(super) fn pick_slot(&mut self, family: Family, first: Slot, slots: u16, pick: Pick) {
+        let numgen_kind = match pick {
+            // NFT_NG_INCREMENTAL and NFT_NG_RANDOM.
+            Pick::Turn => 0,
+            Pick::Chance => 1,
+            Pick::Source => {
+                self.address(family, Side::Source, REG_2);
+                return self.expression("hash", |hash| {
+                    hash.number(1, REG_2);
+                    hash.number(2, REG_1);
+                    hash.number(3, address_len(family));
+                    hash.number(4, u32::from(slots));
+                    hash.number(5, SOURCE_SEED);
+                    hash.number(6, first.0);
+                    // NFT_HASH_JENKINS.
+                    hash.number(7, 0);
+                });
+            }
+        };
         self.expression("numgen", |numgen| {
             numgen.number(1, REG_1);
             numgen.number(2, u32::from(slots));
-            // NFT_NG_INCREMENTAL: one after the other.
-            numgen.number(3, 0);
+            numgen.number(3, numgen_kind);
             numgen.number(4, first.0);
         });
     }
 
-    /// To the address in register 1 and the port in `port`.
-    pub(super) fn translate_destination(&mut self, family: Family, port: Option<u32>) {
+    /// The replica that the client came to last, if it still takes connections; its address goes to the register that is
+    /// returned. The client's time begins anew.
+    pub(super) fn recall(&mut self, family: Family, memory: Memory) -> u32 {
+        self.client_key(family, memory.service);
+        self.look_up_from(REG_3, SetName::Sticky(family), Some(REG32_01));
+        self.immediate(REG_1, &service_bytes(memory.service));
+        self.look_up(SetName::Takers(family), None);
+        self.memorise(DYNSET_UPDATE, family, memory, REG32_01);
+        REG32_01
+    }
+
+    /// Remembers that the client came to the replica with the address in register 1.
+    pub(super) fn remember(&mut self, family: Family, memory: Memory) {
+        self.client_key(family, memory.service);
+        self.memorise(DYNSET_DELETE, family, memory, REG_1);
+        self.memorise(DYNSET_UPDATE, family, memory, REG_1);
+    }
+
+    /// A port known beforehand behind the address that [`Self::recall`] found.
+    pub(super) fn recalled_port(&mut self, family: Family, port: u16) -> u32 {
+        let register = register_behind_second(family);
+        self.immediate(register, &port.to_be_bytes());
+        register
+    }
+
+    /// Service and client to register 3.
+    fn client_key(&mut self, family: Family, service: ServiceId) {
+        self.immediate(REG_3, &service_bytes(service));
+        self.address(family, Side::Source, REG32_09);
+    }
+
+    fn memorise(&mut self, operation: u32, family: Family, memory: Memory, replica: u32) {
+        self.expression("dynset", |dynset| {
+            dynset.text(1, &SetName::Sticky(family).to_string());
+            dynset.number(3, operation);
+            dynset.number(4, REG_3);
+            dynset.number(5, replica);
+            if operation == DYNSET_UPDATE {
+                dynset.bytes(6, &memory.timeout_ms.to_be_bytes());
+            }
+        });
+    }
+
+    pub(super) fn has_flag_syn(&mut self) {
+        // RFC 9293, 3.1: the flags are the 14th byte, SYN their second bit.
+        self.payload(Base::Transport, 13, 1, REG_1);
+        self.expression("bitwise", |bitwise| {
+            bitwise.number(1, REG_1);
+            bitwise.number(2, REG_1);
+            bitwise.number(3, 1);
+            bitwise.number(6, 0);
+            bitwise.data(4, &[2]);
+            bitwise.data(5, &[0]);
+        });
+        self.compare(Compare::NotEqual, &[0]);
+    }
+
+    /// Makes the segment size that a TCP packet announces (RFC 9293, 3.7.1) no larger than this, in bytes.
+    pub(super) fn limit_segments(&mut self, mss: u16) {
+        self.immediate(REG_1, &mss.to_be_bytes());
+        self.expression("exthdr", |option| {
+            // TCPOPT_MSS, 2 bytes behind its kind and length; NFT_EXTHDR_OP_TCPOPT.
+            option.bytes(2, &[2]);
+            option.number(3, 2);
+            option.number(4, 2);
+            option.number(6, 1);
+            option.number(7, REG_1);
+        });
+    }
+
+    pub(super) fn translate_source(&mut self, to: IpAddr) {
+        match to {
+            IpAddr::V4(address) => self.immediate(REG_1, &address.octets()),
+            IpAddr::V6(address) => self.immediate(REG_1, &address.octets()),
+        }
+        self.nat(0, Family::of(to), REG_1, None);
+    }
+
+    /// To the address and the port in these registers.
+    pub(super) fn translate_destination(&mut self, family: Family, address: u32, port: Option<u32>) {
+        self.nat(1, family, address, port);
+    }
+
+    /// `enum nft_nat_types`: 0 is NFT_NAT_SNAT, 1 is NFT_NAT_DNAT.
+    fn nat(&mut self, kind: u32, family: Family, address: u32, port: Option<u32>) {
         self.expression("nat", |nat| {
-            // NFT_NAT_DNAT.
-            nat.number(1, 1);
+            nat.number(1, kind);
             nat.number(2, u32::from(nfproto(family)));
-            nat.number(3, REG_1);
+            nat.number(3, address);
             if let Some(port) = port {
                 nat.number(5, port);
             }
@@ -318,6 +468,28 @@ impl Code<'_, '_> {
             reject.number(1, kind);
             reject.bytes(2, &[code]);
         });
+    }
+}
+
+/// In bytes.
+fn address_len(family: Family) -> u32 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    }
+}
+
+/// A service's number as a field of a key: 4 bytes in the host's order.
+fn service_bytes(service: ServiceId) -> [u8; 4] {
+    u32::from(service.get()).to_ne_bytes()
+}
+
+/// The register of 4 bytes behind the 4 bytes at this one.
+fn next_register(register: u32) -> u32 {
+    match register {
+        REG_1 => REG32_01,
+        REG_2 => 13,
+        narrow => narrow + 1,
     }
 }
 

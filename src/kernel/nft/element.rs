@@ -8,13 +8,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::model::{Family, L4, Mac, SetKey, SetName, SetSchema, SetValue, Slot};
+use crate::model::{DeviceName, Family, L4, Mac, ServiceId, SetKey, SetName, SetSchema, SetValue, Slot};
 
 use super::wire::{self, Attributes, VERDICT_GOTO, nfta};
 
 /// How many bytes of elements go into one message. The list is one attribute, whose length has 16 bits; the largest
-/// element (a pair of IPv6 prefixes) takes 96 bytes.
+/// element (a port that answers at an IPv6 address, which its chain's name repeats) takes some 130 bytes.
 pub(super) const CHUNK_BYTES_MAX: usize = 60_000;
+
+/// `IFNAMSIZ`: a device's name in a key, filled up with zeros.
+const DEVICE_LEN: usize = 16;
 
 /// `NFT_SET_ELEM_INTERVAL_END`.
 const FLAG_INTERVAL_END: u32 = 1;
@@ -26,10 +29,15 @@ pub(super) fn size_max(set: SetName) -> usize {
         | SetSchema::SlotToAddress(_)
         | SetSchema::MacToMark
         | SetSchema::MacToZone
+        | SetSchema::ServiceAddresses(_)
+        | SetSchema::AddressPairs(_)
         | SetSchema::Addresses(_) => 64,
-        SetSchema::PortToChain | SetSchema::AddressToChain(_) | SetSchema::Prefixes(_) | SetSchema::PrefixPairs(_) => {
-            96
-        }
+        SetSchema::PortToChain
+        | SetSchema::AddressToChain(_)
+        | SetSchema::ClientToAddress(_)
+        | SetSchema::Prefixes(_)
+        | SetSchema::PrefixPairs(_) => 96,
+        SetSchema::AddressPortToChain(_) | SetSchema::DevicePortToChain => 144,
     }
 }
 
@@ -38,8 +46,33 @@ pub(super) fn write(set: SetName, key: SetKey, value: SetValue, list: &mut Attri
     let misfit = || format!("{key:?} to {value:?} does not belong in the set {set}");
     match (set.schema(), key, value) {
         (SetSchema::PortToChain, SetKey::Port(protocol, port), SetValue::Goto(chain)) => {
-            let [high, low] = port.to_be_bytes();
-            write_goto(list, &[protocol.number(), 0, 0, 0, high, low, 0, 0], &chain.to_string());
+            write_goto(list, &service_bytes(protocol, port), &chain.to_string());
+        }
+        (
+            SetSchema::AddressPortToChain(family),
+            SetKey::AddressPort(address, protocol, port),
+            SetValue::Goto(chain),
+        ) if Family::of(address) == family => {
+            let key = [address_bytes(address).as_slice(), &service_bytes(protocol, port)].concat();
+            write_goto(list, &key, &chain.to_string());
+        }
+        (SetSchema::DevicePortToChain, SetKey::DevicePort(device, protocol, port), SetValue::Goto(chain)) => {
+            let mut key = device.as_str().as_bytes().to_vec();
+            key.resize(DEVICE_LEN, 0);
+            key.extend(service_bytes(protocol, port));
+            write_goto(list, &key, &chain.to_string());
+        }
+        (SetSchema::ServiceAddresses(family), SetKey::ServiceAddress(service, address), SetValue::Nothing)
+            if Family::of(address) == family =>
+        {
+            let key = [&u32::from(service.get()).to_ne_bytes(), address_bytes(address).as_slice()].concat();
+            list.nest(nfta::LIST_ELEM, |element| element.data(nfta::SET_ELEM_KEY, &key));
+        }
+        (SetSchema::AddressPairs(family), SetKey::AddressPair(source, destination), SetValue::Nothing)
+            if Family::of(source) == family && Family::of(destination) == family =>
+        {
+            let key = [address_bytes(source), address_bytes(destination)].concat();
+            list.nest(nfta::LIST_ELEM, |element| element.data(nfta::SET_ELEM_KEY, &key));
         }
         (SetSchema::AddressToChain(family), SetKey::Address(address), SetValue::Goto(chain))
             if Family::of(address) == family =>
@@ -98,6 +131,7 @@ pub(super) fn write(set: SetName, key: SetKey, value: SetValue, list: &mut Attri
 pub(super) fn read(set: SetName, raw: &[RawElement]) -> Result<Vec<(SetKey, SetValue)>, String> {
     match set.schema() {
         SetSchema::Prefixes(family) => read_prefixes(family, raw),
+        SetSchema::ClientToAddress(_) => Ok(Vec::new()),
         schema => raw
             .iter()
             .map(|element| {
@@ -146,9 +180,30 @@ fn read_one(schema: SetSchema, element: &RawElement) -> Option<(SetKey, SetValue
     }
     Some(match schema {
         SetSchema::PortToChain => {
-            let [protocol, _, _, _, high, low, _, _] = *element.key.as_slice() else { return None };
-            let protocol = [L4::Tcp, L4::Udp].into_iter().find(|known| known.number() == protocol)?;
-            (SetKey::Port(protocol, u16::from_be_bytes([high, low])), goto()?)
+            let (protocol, port) = read_service(&element.key)?;
+            (SetKey::Port(protocol, port), goto()?)
+        }
+        SetSchema::AddressPortToChain(family) => {
+            let (address, service) = element.key.split_at_checked(address_len(family))?;
+            let (protocol, port) = read_service(service)?;
+            (SetKey::AddressPort(read_address(family, address)?, protocol, port), goto()?)
+        }
+        SetSchema::DevicePortToChain => {
+            let (device, service) = element.key.split_at_checked(DEVICE_LEN)?;
+            let device = device.split(|byte| *byte == 0).next()?;
+            let device: DeviceName = std::str::from_utf8(device).ok()?.parse().ok()?;
+            let (protocol, port) = read_service(service)?;
+            (SetKey::DevicePort(device, protocol, port), goto()?)
+        }
+        SetSchema::ServiceAddresses(family) => {
+            let (service, address) = element.key.split_at_checked(4)?;
+            let service = u16::try_from(u32::from_ne_bytes(service.try_into().ok()?)).ok()?;
+            (SetKey::ServiceAddress(ServiceId::new(service)?, read_address(family, address)?), SetValue::Nothing)
+        }
+        SetSchema::AddressPairs(family) => {
+            let (source, destination) = element.key.split_at_checked(address_len(family))?;
+            let pair = SetKey::AddressPair(read_address(family, source)?, read_address(family, destination)?);
+            (pair, SetValue::Nothing)
         }
         SetSchema::AddressToChain(family) => (SetKey::Address(read_address(family, &element.key)?), goto()?),
         SetSchema::SlotToTarget(family) => {
@@ -167,8 +222,8 @@ fn read_one(schema: SetSchema, element: &RawElement) -> Option<(SetKey, SetValue
             SetValue::Zone(u16::from_ne_bytes(element.value.as_slice().try_into().ok()?)),
         ),
         SetSchema::Addresses(family) => (SetKey::Address(read_address(family, &element.key)?), SetValue::Nothing),
-        // A prefix is not told by one element alone: `read_prefixes`.
-        SetSchema::Prefixes(_) => return None,
+        // A prefix is not told by one element alone: `read_prefixes`. What the kernel remembers is not ours.
+        SetSchema::Prefixes(_) | SetSchema::ClientToAddress(_) => return None,
         SetSchema::PrefixPairs(family) => {
             let length = address_len(family);
             let (source, destination) = element.key.split_at_checked(length)?;
@@ -220,6 +275,18 @@ fn write_pair(list: &mut Attributes<'_>, key: &[u8], value: &[u8]) {
         element.data(nfta::SET_ELEM_KEY, key);
         element.data(nfta::SET_ELEM_DATA, value);
     });
+}
+
+/// Protocol and port as two fields of a concatenation.
+fn service_bytes(protocol: L4, port: u16) -> [u8; 8] {
+    let [high, low] = port.to_be_bytes();
+    [protocol.number(), 0, 0, 0, high, low, 0, 0]
+}
+
+fn read_service(bytes: &[u8]) -> Option<(L4, u16)> {
+    let [protocol, _, _, _, high, low, _, _] = *bytes else { return None };
+    let protocol = [L4::Tcp, L4::Udp, L4::Sctp].into_iter().find(|known| known.number() == protocol)?;
+    Some((protocol, u16::from_be_bytes([high, low])))
 }
 
 fn address_len(family: Family) -> usize {
@@ -275,6 +342,7 @@ fn prefix_of(family: Family, first: u128, last: u128) -> Option<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Bind;
 
     const START: bool = true;
     const END: bool = false;
@@ -330,10 +398,17 @@ mod tests {
     #[test]
     fn a_full_chunk_fits_into_one_attribute() {
         let net: IpNet = "fd00::/64".parse().unwrap();
-        let chain = crate::model::ChainName::Port(L4::Udp, u16::MAX);
-        let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        let v6 = IpAddr::V6(Ipv6Addr::from([0xffff; 8]));
+        let device: DeviceName = "enp0s31f6.1000x".parse().unwrap();
+        let port = |bind| SetValue::Goto(crate::model::ChainName::Port(L4::Sctp, u16::MAX, bind));
+        let chain = crate::model::ChainName::Port(L4::Udp, u16::MAX, Bind::Any);
+        let service = ServiceId::new(u16::MAX).unwrap();
         for (set, key, value) in [
             (SetName::Ports, SetKey::Port(L4::Udp, 1), SetValue::Goto(chain)),
+            (SetName::Bound(Family::V6), SetKey::AddressPort(v6, L4::Sctp, u16::MAX), port(Bind::Address(v6))),
+            (SetName::DevicePorts, SetKey::DevicePort(device, L4::Sctp, u16::MAX), port(Bind::Device(device))),
+            (SetName::Takers(Family::V6), SetKey::ServiceAddress(service, v6), SetValue::Nothing),
+            (SetName::Hairpin(Family::V6), SetKey::AddressPair(v6, v6), SetValue::Nothing),
             (SetName::Vips(Family::V6), SetKey::Address(v6), SetValue::Goto(chain)),
             (SetName::Targets(Family::V6, 0), SetKey::Slot(Slot(1)), SetValue::Target((v6, 1).into())),
             (SetName::Replicas(Family::V6, 0), SetKey::Slot(Slot(1)), SetValue::Address(v6)),

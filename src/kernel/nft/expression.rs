@@ -102,6 +102,19 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.address(family, Side::Destination, REG_1);
             code.look_up(SetName::Vips(family), Some(REG_VERDICT));
         }
+        Rule::DispatchBound(family) => {
+            code.destination_is_local();
+            code.dispatch_bound(family);
+        }
+        Rule::DispatchBoundInside(family) => {
+            code.link(Meta::InputName, Compare::Equal, Link::Ours);
+            code.dispatch_bound(family);
+        }
+        Rule::DispatchBoundLocally(family) => code.dispatch_bound(family),
+        Rule::DispatchDevice => {
+            code.destination_is_local();
+            code.dispatch_device();
+        }
         Rule::DispatchPublished => {
             code.destination_is_local();
             code.dispatch_port();
@@ -122,20 +135,51 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             }
             code.dispatch_port();
         }
-        Rule::BalancePort { family, protocol, shard, first, slots } => {
+        Rule::RecallPort { family, protocol, target, memory } => {
+            code.family(family);
+            code.protocol(protocol.number());
+            let replica = code.recall(family, memory);
+            let port = code.recalled_port(family, target);
+            code.plain("counter");
+            code.translate_destination(family, replica, Some(port));
+        }
+        Rule::RecallVip { family, memory } => {
+            code.family(family);
+            let replica = code.recall(family, memory);
+            code.plain("counter");
+            code.translate_destination(family, replica, None);
+        }
+        Rule::RememberPort { family, protocol, shard, first, slots, pick, memory } => {
+            code.family(family);
+            code.protocol(protocol.number());
+            code.pick_slot(family, first, slots, pick);
+            code.look_up(SetName::Targets(family, shard), Some(REG_1));
+            code.remember(family, memory);
+            code.plain("counter");
+            code.translate_destination(family, REG_1, Some(register_behind(family)));
+        }
+        Rule::RememberVip { family, shard, first, slots, pick, memory } => {
+            code.family(family);
+            code.pick_slot(family, first, slots, pick);
+            code.look_up(SetName::Replicas(family, shard), Some(REG_1));
+            code.remember(family, memory);
+            code.plain("counter");
+            code.translate_destination(family, REG_1, None);
+        }
+        Rule::BalancePort { family, protocol, shard, first, slots, pick } => {
             code.family(family);
             code.protocol(protocol.number());
             code.plain("counter");
-            code.next_slot(first, slots);
+            code.pick_slot(family, first, slots, pick);
             code.look_up(SetName::Targets(family, shard), Some(REG_1));
-            code.translate_destination(family, Some(register_behind(family)));
+            code.translate_destination(family, REG_1, Some(register_behind(family)));
         }
-        Rule::BalanceVip { family, shard, first, slots } => {
+        Rule::BalanceVip { family, shard, first, slots, pick } => {
             code.family(family);
             code.plain("counter");
-            code.next_slot(first, slots);
+            code.pick_slot(family, first, slots, pick);
             code.look_up(SetName::Replicas(family, shard), Some(REG_1));
-            code.translate_destination(family, None);
+            code.translate_destination(family, REG_1, None);
         }
         Rule::RefuseTcp => {
             code.protocol(L4::Tcp.number());
@@ -188,8 +232,27 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.compare(Compare::Equal, &0_u32.to_ne_bytes());
             code.reject(Reject::AdminProhibited);
         }
-        Rule::ClearMark(mask) => {
+        Rule::EnterToTunnel => {
             code.link(Meta::OutputName, Compare::Equal, Link::Tunnel);
+            code.verdict(VERDICT_GOTO, Some(ChainName::ToTunnel));
+        }
+        Rule::EnterClampMss => {
+            code.has_flag_syn();
+            code.verdict(VERDICT_GOTO, Some(ChainName::ClampMss));
+        }
+        Rule::ClampMss(family, mss) => {
+            code.family(family);
+            code.limit_segments(mss);
+        }
+        Rule::TranslateHairpin(address) => {
+            let family = Family::of(address);
+            code.family(family);
+            code.address(family, Side::Source, REG_1);
+            code.address(family, Side::Destination, register_behind(family));
+            code.look_up(SetName::Hairpin(family), None);
+            code.translate_source(address);
+        }
+        Rule::ClearMark(mask) => {
             code.meta(Meta::Mark);
             code.mask(mask);
             code.compare(Compare::NotEqual, &0_u32.to_ne_bytes());

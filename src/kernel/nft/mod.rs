@@ -18,8 +18,8 @@ mod expression;
 mod observe;
 mod render;
 mod schema;
-mod socket;
-mod wire;
+pub(super) mod socket;
+pub(super) mod wire;
 
 use std::{
     collections::BTreeMap,

@@ -96,7 +96,12 @@ pub(super) fn read_connections(socket: &mut NetlinkSocket) -> Result<BTreeMap<Ch
         let (Some(chain), Some(known)) = (chain, known) else { return };
         let counted = counted(wire::attribute(rule, nfta::RULE_EXPRESSIONS).unwrap_or_default());
         match known {
-            Rule::BalancePort { .. } | Rule::BalanceVip { .. } => chains.entry(chain).or_default().balanced += counted,
+            Rule::RecallPort { .. }
+            | Rule::RecallVip { .. }
+            | Rule::RememberPort { .. }
+            | Rule::RememberVip { .. }
+            | Rule::BalancePort { .. }
+            | Rule::BalanceVip { .. } => chains.entry(chain).or_default().balanced += counted,
             Rule::RefuseTcp | Rule::RefuseOther => chains.entry(chain).or_default().refused += counted,
             _ => {}
         }
@@ -193,7 +198,8 @@ fn read_ruleset(socket: &mut NetlinkSocket) -> Result<Result<Ruleset, String>, R
 
     let mut ruleset = Ruleset::default();
     for set in sets {
-        match read_elements(socket, set)? {
+        let elements = if set.is_dynamic() { Ok(BTreeMap::new()) } else { read_elements(socket, set)? };
+        match elements {
             Ok(elements) => ruleset.sets.insert(set, elements),
             Err(why) => return Ok(Err(why)),
         };

@@ -1,12 +1,15 @@
-//! The table as text for `nft -f` and for people: what the kernel would be told, without telling it.
+//! The table as text for `nft -f` and for people: what the kernel would be told, without telling it. The rules of session
+//! affinity are for people alone ([`Rule::RecallPort`]).
 
 use std::fmt::Write;
 
 use ipnet::IpNet;
 
-use crate::model::{Family, LinkName, Rule, Ruleset, SetKey, SetName, SetSchema, SetValue, VTEP_LINK};
+use crate::model::{
+    Family, LinkName, Memory, Pick, Rule, Ruleset, SOURCE_SEED, SetKey, SetName, SetSchema, SetValue, Slot, VTEP_LINK,
+};
 
-use super::{TABLE, comment};
+use super::{TABLE, comment, schema::CLIENTS_MAX};
 
 /// The ruleset in nft's language, every rule with the comment that it carries in the kernel.
 pub fn render(ruleset: &Ruleset) -> String {
@@ -45,6 +48,19 @@ fn set_head(set: SetName) -> String {
     match set.schema() {
         SetSchema::PortToChain => map("inet_proto . inet_service", "verdict"),
         SetSchema::AddressToChain(family) => map(address_type(family), "verdict"),
+        SetSchema::AddressPortToChain(family) => {
+            map(&format!("{} . inet_proto . inet_service", address_type(family)), "verdict")
+        }
+        SetSchema::DevicePortToChain => map("ifname . inet_proto . inet_service", "verdict"),
+        SetSchema::ClientToAddress(family) => {
+            let address = address_type(family);
+            format!("{}\t\tsize {CLIENTS_MAX}\n\t\tflags dynamic,timeout\n", map(&format!("mark . {address}"), address))
+        }
+        SetSchema::ServiceAddresses(family) => format!("set {set} {{\n\t\ttype mark . {}\n", address_type(family)),
+        SetSchema::AddressPairs(family) => {
+            let address = address_type(family);
+            format!("set {set} {{\n\t\ttype {address} . {address}\n")
+        }
         SetSchema::SlotToTarget(family) => {
             format!("map {set} {{\n\t\ttypeof numgen inc mod 65536 : {} daddr . th dport\n", header(family))
         }
@@ -66,6 +82,10 @@ fn key_text(key: &SetKey) -> String {
     match key {
         SetKey::Port(protocol, port) => format!("{protocol} . {port}"),
         SetKey::Address(address) => address.to_string(),
+        SetKey::AddressPort(address, protocol, port) => format!("{address} . {protocol} . {port}"),
+        SetKey::DevicePort(device, protocol, port) => format!("\"{device}\" . {protocol} . {port}"),
+        SetKey::ServiceAddress(service, address) => format!("{:#010x} . {address}", service.get()),
+        SetKey::AddressPair(source, destination) => format!("{source} . {destination}"),
         SetKey::Slot(slot) => slot.0.to_string(),
         SetKey::Mac(mac) => mac.to_string(),
         SetKey::Prefix(prefix) => prefix_text(*prefix),
@@ -117,6 +137,12 @@ fn statement(rule: Rule) -> String {
         Rule::DispatchPublishedAtPeerLocally(family) => at_peer(family),
         Rule::RefusePeerPort(port) => format!("iifname \"{ours}\" tcp dport {port} reject with tcp reset"),
         Rule::DispatchVipLocally(family) => format!("{} daddr vmap @{}", header(family), SetName::Vips(family)),
+        Rule::DispatchBound(family) => format!("fib daddr type local {}", at_bound(family)),
+        Rule::DispatchBoundInside(family) => format!("iifname \"{ours}\" {}", at_bound(family)),
+        Rule::DispatchBoundLocally(family) => at_bound(family),
+        Rule::DispatchDevice => {
+            format!("fib daddr type local iifname . meta l4proto . th dport vmap @{}", SetName::DevicePorts)
+        }
         Rule::DispatchPublished => format!("fib daddr type local meta l4proto . th dport vmap @{}", SetName::Ports),
         Rule::DispatchPublishedLocally(family) => {
             let loopback = match family {
@@ -129,18 +155,46 @@ fn statement(rule: Rule) -> String {
                 SetName::Ports
             )
         }
-        Rule::BalancePort { family, protocol, shard, first, slots } => format!(
-            "meta nfproto {} meta l4proto {protocol} counter dnat {} to numgen inc mod {slots} offset {} map @{}",
+        Rule::RecallPort { family, protocol, target, memory } => format!(
+            "meta nfproto {} meta l4proto {protocol} {} counter dnat {} to {REPLICA} . {target}",
+            nfproto(family),
+            recall(family, memory),
+            header(family)
+        ),
+        Rule::RecallVip { family, memory } => format!(
+            "meta nfproto {} {} counter dnat {} to {REPLICA}",
+            nfproto(family),
+            recall(family, memory),
+            header(family)
+        ),
+        Rule::RememberPort { family, protocol, shard, first, slots, pick, memory } => format!(
+            "meta nfproto {} meta l4proto {protocol} {} map @{} {} counter dnat {} to {REPLICA} . PORT",
+            nfproto(family),
+            slot(family, first, slots, pick),
+            SetName::Targets(family, shard),
+            remember(family, memory),
+            header(family),
+        ),
+        Rule::RememberVip { family, shard, first, slots, pick, memory } => format!(
+            "meta nfproto {} {} map @{} {} counter dnat {} to {REPLICA}",
+            nfproto(family),
+            slot(family, first, slots, pick),
+            SetName::Replicas(family, shard),
+            remember(family, memory),
+            header(family),
+        ),
+        Rule::BalancePort { family, protocol, shard, first, slots, pick } => format!(
+            "meta nfproto {} meta l4proto {protocol} counter dnat {} to {} map @{}",
             nfproto(family),
             header(family),
-            first.0,
+            slot(family, first, slots, pick),
             SetName::Targets(family, shard)
         ),
-        Rule::BalanceVip { family, shard, first, slots } => format!(
-            "meta nfproto {} counter dnat {} to numgen inc mod {slots} offset {} map @{}",
+        Rule::BalanceVip { family, shard, first, slots, pick } => format!(
+            "meta nfproto {} counter dnat {} to {} map @{}",
             nfproto(family),
             header(family),
-            first.0,
+            slot(family, first, slots, pick),
             SetName::Replicas(family, shard)
         ),
         Rule::RefuseTcp => "meta l4proto tcp counter reject with tcp reset".to_owned(),
@@ -165,13 +219,63 @@ fn statement(rule: Rule) -> String {
             header(family),
             SetName::Networks(family)
         ),
-        Rule::ClearMark(mask) => format!(
-            "oifname \"{VTEP_LINK}\" meta mark & {mask:#010x} != 0x00000000 meta mark set meta mark & {:#010x}",
-            !mask
-        ),
+        Rule::EnterToTunnel => format!("oifname \"{VTEP_LINK}\" goto to_tunnel"),
+        Rule::ClearMark(mask) => {
+            format!("meta mark & {mask:#010x} != 0x00000000 meta mark set meta mark & {:#010x}", !mask)
+        }
+        Rule::EnterClampMss => "@th,104,8 & 0x2 != 0x0 goto clamp_mss".to_owned(),
+        Rule::ClampMss(family, mss) => {
+            format!("meta nfproto {} tcp option maxseg size set {mss}", nfproto(family))
+        }
+        Rule::TranslateHairpin(address) => {
+            let family = Family::of(address);
+            let header = header(family);
+            format!("{header} saddr . {header} daddr @{} snat {header} to {address}", SetName::Hairpin(family))
+        }
         Rule::Masquerade(family) => format!("{} saddr @{} masquerade", header(family), SetName::Networks(family)),
         Rule::Foreign(handle) => format!("# foreign rule with handle {handle}"),
     }
+}
+
+/// Stands for the replica that was found: nft has no word for it.
+const REPLICA: &str = "REPLICA";
+
+/// How a slot is found.
+fn slot(family: Family, first: Slot, slots: u16, pick: Pick) -> String {
+    let first = first.0;
+    match pick {
+        Pick::Turn => format!("numgen inc mod {slots} offset {first}"),
+        Pick::Chance => format!("numgen random mod {slots} offset {first}"),
+        Pick::Source => {
+            format!("jhash {} saddr mod {slots} seed {SOURCE_SEED:#x} offset {first}", header(family))
+        }
+    }
+}
+
+fn recall(family: Family, memory: Memory) -> String {
+    let service = memory.service.get();
+    format!(
+        "{service:#010x} . {} saddr map @{} {service:#010x} . {REPLICA} @{} {}",
+        header(family),
+        SetName::Sticky(family),
+        SetName::Takers(family),
+        update(family, memory)
+    )
+}
+
+fn remember(family: Family, memory: Memory) -> String {
+    let (service, header) = (memory.service.get(), header(family));
+    let sticky = SetName::Sticky(family);
+    format!("delete @{sticky} {{ {service:#010x} . {header} saddr : {REPLICA} }} {}", update(family, memory))
+}
+
+fn update(family: Family, Memory { service, timeout_ms }: Memory) -> String {
+    let (sticky, header) = (SetName::Sticky(family), header(family));
+    format!("update @{sticky} {{ {:#010x} . {header} saddr timeout {timeout_ms}ms : {REPLICA} }}", service.get())
+}
+
+fn at_bound(family: Family) -> String {
+    format!("{} daddr . meta l4proto . th dport vmap @{}", header(family), SetName::Bound(family))
 }
 
 fn at_peer(family: Family) -> String {

@@ -8,6 +8,10 @@ use super::wire::{self, Attributes, nfta};
 const FLAG_INTERVAL: u32 = 0x4;
 /// `NFT_SET_MAP`.
 const FLAG_MAP: u32 = 0x8;
+/// `NFT_SET_TIMEOUT`: elements have a time to live.
+const FLAG_TIMEOUT: u32 = 0x10;
+/// `NFT_SET_EVAL`: rules put elements into it.
+const FLAG_EVAL: u32 = 0x20;
 /// `NFT_SET_CONCAT`: intervals in more than one field.
 const FLAG_CONCAT: u32 = 0x80;
 
@@ -22,8 +26,13 @@ const TYPE_ETHER: u32 = 9;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_SERVICE: u32 = 13;
 const TYPE_MARK: u32 = 19;
+const TYPE_DEVICE: u32 = 41;
 /// A concatenation's type is its fields' types, 6 bits each.
 const TYPE_BITS: u32 = 6;
+
+/// How many clients are remembered at once in a family: with some 150 bytes for each, they take 40 MB of the kernel's memory
+/// at most, whoever knocks with whatever forged source. Later ones are balanced and not remembered.
+pub(super) const CLIENTS_MAX: u32 = 1 << 18;
 
 /// What the kernel is told of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +43,8 @@ pub(super) struct Declaration {
     value: Option<Field>,
     /// The lengths of the key's fields in bytes, where intervals have more than one.
     fields: Vec<u32>,
+    /// The most elements, where the kernel shall watch it.
+    size: Option<u32>,
     notes: Notes,
 }
 
@@ -75,32 +86,32 @@ enum Tail {
 impl Declaration {
     /// The declaration of a set of ours.
     pub(super) fn of(set: SetName) -> Self {
-        let map =
-            |key, value| Self { flags: FLAG_MAP, key, value: Some(value), fields: Vec::new(), notes: Notes::Types };
-        let set_of = |flags, key, fields| Self { flags, key, value: None, fields, notes: Notes::Types };
+        let set_of = |flags, key, fields| Self { flags, key, value: None, fields, size: None, notes: Notes::Types };
+        let map = |key, value| Self { value: Some(value), ..set_of(FLAG_MAP, key, Vec::new()) };
         let verdict = Field { kind: DATA_VERDICT, length: 0, order: Order::Mixed };
         let slot = Field { kind: TYPE_INTEGER, length: 4, order: Order::Host };
+        // A service's number: of the types with a name and 4 bytes, the one that nft prints as a plain number.
+        let mark = Field { kind: TYPE_MARK, length: 4, order: Order::Host };
         match set.schema() {
-            SetSchema::PortToChain => {
-                map(Field { kind: TYPE_PROTOCOL << TYPE_BITS | TYPE_SERVICE, length: 8, order: Order::Mixed }, verdict)
-            }
+            SetSchema::PortToChain => map(concat(&[PROTOCOL, PORT]), verdict),
             SetSchema::AddressToChain(family) => map(address(family), verdict),
+            SetSchema::AddressPortToChain(family) => map(concat(&[address(family), PROTOCOL, PORT]), verdict),
+            SetSchema::DevicePortToChain => map(concat(&[DEVICE, PROTOCOL, PORT]), verdict),
+            SetSchema::ClientToAddress(family) => Self {
+                flags: FLAG_MAP | FLAG_TIMEOUT | FLAG_EVAL,
+                size: Some(CLIENTS_MAX),
+                ..map(concat(&[mark, address(family)]), address(family))
+            },
+            SetSchema::ServiceAddresses(family) => set_of(0, concat(&[mark, address(family)]), Vec::new()),
+            SetSchema::AddressPairs(family) => set_of(0, concat(&[address(family); 2]), Vec::new()),
             SetSchema::SlotToTarget(family) => {
-                let address = address(family);
-                let target = Field {
-                    kind: address.kind << TYPE_BITS | TYPE_SERVICE,
-                    length: address.length + 4,
-                    order: Order::Mixed,
-                };
+                let target = concat(&[address(family), PORT]);
                 Self { notes: Notes::SlotTo(family, Tail::AddressAndPort), ..map(slot, target) }
             }
             SetSchema::SlotToAddress(family) => {
                 Self { notes: Notes::SlotTo(family, Tail::Address), ..map(slot, address(family)) }
             }
-            SetSchema::MacToMark => map(
-                Field { kind: TYPE_ETHER, length: 6, order: Order::Network },
-                Field { kind: TYPE_MARK, length: 4, order: Order::Host },
-            ),
+            SetSchema::MacToMark => map(Field { kind: TYPE_ETHER, length: 6, order: Order::Network }, mark),
             SetSchema::MacToZone => Self {
                 notes: Notes::MacToZone,
                 ..map(
@@ -111,12 +122,8 @@ impl Declaration {
             SetSchema::Addresses(family) => set_of(0, address(family), Vec::new()),
             SetSchema::Prefixes(family) => set_of(FLAG_INTERVAL, address(family), Vec::new()),
             SetSchema::PrefixPairs(family) => {
-                let Field { kind, length, .. } = address(family);
-                set_of(
-                    FLAG_INTERVAL | FLAG_CONCAT,
-                    Field { kind: kind << TYPE_BITS | kind, length: 2 * length, order: Order::Mixed },
-                    vec![length; 2],
-                )
+                let address = address(family);
+                set_of(FLAG_INTERVAL | FLAG_CONCAT, concat(&[address; 2]), vec![address.length; 2])
             }
         }
     }
@@ -130,13 +137,18 @@ impl Declaration {
             set.number(nfta::SET_DATA_TYPE, value.kind);
             set.number(nfta::SET_DATA_LEN, value.length);
         }
-        if !self.fields.is_empty() {
+        if !self.fields.is_empty() || self.size.is_some() {
             set.nest(nfta::SET_DESC, |desc| {
-                desc.nest(nfta::SET_DESC_CONCAT, |concat| {
-                    for length in &self.fields {
-                        concat.nest(nfta::LIST_ELEM, |field| field.number(nfta::SET_FIELD_LEN, *length));
-                    }
-                });
+                if let Some(size) = self.size {
+                    desc.number(nfta::SET_DESC_SIZE, size);
+                }
+                if !self.fields.is_empty() {
+                    desc.nest(nfta::SET_DESC_CONCAT, |concat| {
+                        for length in &self.fields {
+                            concat.nest(nfta::LIST_ELEM, |field| field.number(nfta::SET_FIELD_LEN, *length));
+                        }
+                    });
+                }
             });
         }
         set.bytes(nfta::SET_USERDATA, &self.userdata());
@@ -187,6 +199,20 @@ impl Declaration {
             notes.extend(note(DATA_TYPEOF, &value));
         }
         notes
+    }
+}
+
+const PROTOCOL: Field = Field { kind: TYPE_PROTOCOL, length: 1, order: Order::Mixed };
+const PORT: Field = Field { kind: TYPE_SERVICE, length: 2, order: Order::Network };
+/// `IFNAMSIZ` bytes.
+const DEVICE: Field = Field { kind: TYPE_DEVICE, length: 16, order: Order::Host };
+
+/// Fields one after the other, each filled up to a register of 4 bytes.
+fn concat(fields: &[Field]) -> Field {
+    Field {
+        kind: fields.iter().fold(0, |kind, field| kind << TYPE_BITS | field.kind),
+        length: fields.iter().map(|field| field.length.next_multiple_of(4)).sum(),
+        order: Order::Mixed,
     }
 }
 

@@ -219,7 +219,7 @@ impl NetlinkSocket {
 }
 
 /// The netlink messages in a piece.
-pub(super) fn messages(mut piece: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+pub(in crate::kernel) fn messages(mut piece: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     std::iter::from_fn(move || {
         let message = NetlinkBuffer::new_checked(piece).ok()?;
         let length = message.length() as usize;
@@ -230,7 +230,7 @@ pub(super) fn messages(mut piece: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&
 }
 
 /// The error in an answer; nothing for an acknowledgement.
-fn error_code(payload: &[u8]) -> Option<Errno> {
+pub(in crate::kernel) fn error_code(payload: &[u8]) -> Option<Errno> {
     let code = i32::from_ne_bytes(payload.get(..4)?.try_into().ok()?);
     (code != 0).then(|| Errno::from_raw(code.wrapping_neg()))
 }

@@ -7,9 +7,9 @@ use netlink_packet_core::{Emitable, NLA_F_NESTED, NetlinkHeader, NlasIterator};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily};
 
 /// The bytes of a netlink header.
-pub(super) const HEADER_LEN: usize = 16;
+pub(in crate::kernel) const HEADER_LEN: usize = 16;
 /// The bytes of the netfilter header behind it.
-pub(super) const NETFILTER_HEADER_LEN: usize = 4;
+pub(in crate::kernel) const NETFILTER_HEADER_LEN: usize = 4;
 /// The subsystem's number, the high byte of every message type.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 
@@ -110,6 +110,7 @@ pub(super) mod nfta {
     pub(in super::super) const SET_DESC: u16 = 9;
     pub(in super::super) const SET_ID: u16 = 10;
     pub(in super::super) const SET_USERDATA: u16 = 13;
+    pub(in super::super) const SET_DESC_SIZE: u16 = 1;
     pub(in super::super) const SET_DESC_CONCAT: u16 = 2;
     pub(in super::super) const SET_FIELD_LEN: u16 = 1;
 
@@ -216,7 +217,7 @@ impl Attributes<'_> {
 }
 
 /// The attributes in `bytes`: kind without its flags, and value. Ends at the first that is cut short.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(in crate::kernel) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).map_while(|attribute| {
         let attribute = attribute.ok()?;
         let (kind, length) = (attribute.kind(), attribute.value_length());
@@ -226,7 +227,7 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The first attribute of a kind.
-pub(super) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(in crate::kernel) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
@@ -237,12 +238,12 @@ pub(super) fn text(bytes: &[u8], kind: u16) -> Option<&str> {
 }
 
 /// The number in an attribute, in network byte order.
-pub(super) fn number(bytes: &[u8], kind: u16) -> Option<u32> {
+pub(in crate::kernel) fn number(bytes: &[u8], kind: u16) -> Option<u32> {
     attribute(bytes, kind)?.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// The 64-bit number in an attribute, in network byte order.
-pub(super) fn number64(bytes: &[u8], kind: u16) -> Option<u64> {
+pub(in crate::kernel) fn number64(bytes: &[u8], kind: u16) -> Option<u64> {
     attribute(bytes, kind)?.try_into().ok().map(u64::from_be_bytes)
 }
 

@@ -1,6 +1,6 @@
 use std::{fmt, str::FromStr};
 
-use crate::model::{L4, ServiceId};
+use crate::model::{Bind, L4, ServiceId};
 
 /// A chain's name in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,10 +29,15 @@ pub enum ChainName {
     FromTunnel,
     /// `from_container`: packets that arrived from a local container.
     FromContainer,
+    /// `to_tunnel`: packets that leave by the tunnel.
+    ToTunnel,
+    /// `clamp_mss`: TCP packets that open a connection over the tunnel.
+    ClampMss,
     /// `vip_ID`: balances a service's VIPs.
     Vip(ServiceId),
-    /// `port_PROTOCOL_PORT`: balances a published port.
-    Port(L4, u16),
+    /// `port_PROTOCOL_PORT`, and for one that answers not everywhere `port_PROTOCOL_PORT_at_ADDRESS` (with `-` for the colons of
+    /// IPv6, which nft does not take in names) or `port_PROTOCOL_PORT_on_DEVICE`: balances a published port.
+    Port(L4, u16, Bind),
 }
 
 /// Where the kernel enters a base chain (nft(8), ADDRESS FAMILIES and CHAINS).
@@ -63,7 +68,13 @@ impl ChainName {
             Self::Forward => hook("filter", 2, "forward", 0),
             Self::ManglePostrouting => hook("filter", 4, "postrouting", -150),
             Self::NatPostrouting => hook("nat", 4, "postrouting", 100),
-            Self::FromUnderlay | Self::FromTunnel | Self::FromContainer | Self::Vip(_) | Self::Port(..) => None,
+            Self::FromUnderlay
+            | Self::FromTunnel
+            | Self::FromContainer
+            | Self::ToTunnel
+            | Self::ClampMss
+            | Self::Vip(_)
+            | Self::Port(..) => None,
         }
     }
 }
@@ -83,8 +94,17 @@ impl fmt::Display for ChainName {
             Self::FromUnderlay => f.write_str("from_underlay"),
             Self::FromTunnel => f.write_str("from_tunnel"),
             Self::FromContainer => f.write_str("from_container"),
+            Self::ToTunnel => f.write_str("to_tunnel"),
+            Self::ClampMss => f.write_str("clamp_mss"),
             Self::Vip(service) => write!(f, "vip_{service}"),
-            Self::Port(protocol, port) => write!(f, "port_{protocol}_{port}"),
+            Self::Port(protocol, port, bind) => {
+                write!(f, "port_{protocol}_{port}")?;
+                match bind {
+                    Bind::Any => Ok(()),
+                    Bind::Address(address) => write!(f, "_at_{}", address.to_string().replace(':', "-")),
+                    Bind::Device(device) => write!(f, "_on_{device}"),
+                }
+            }
         }
     }
 }
@@ -107,13 +127,47 @@ impl FromStr for ChainName {
             "from_underlay" => Self::FromUnderlay,
             "from_tunnel" => Self::FromTunnel,
             "from_container" => Self::FromContainer,
-            _ => match text.split('_').collect::<Vec<_>>().as_slice() {
+            "to_tunnel" => Self::ToTunnel,
+            "clamp_mss" => Self::ClampMss,
+            // A device's name may have more of these.
+            _ => match text.splitn(5, '_').collect::<Vec<_>>().as_slice() {
                 ["vip", service] => Self::Vip(service.parse().map_err(|_| refuse())?),
-                ["port", protocol, port] => {
-                    Self::Port(protocol.parse().map_err(|_| refuse())?, port.parse().map_err(|_| refuse())?)
+                ["port", protocol, port, bind @ ..] => {
+                    let bind = match bind {
+                        [] => Bind::Any,
+                        ["at", address] => Bind::Address(address.replace('-', ":").parse().map_err(|_| refuse())?),
+                        ["on", device] => Bind::Device(device.parse().map_err(|_| refuse())?),
+                        _ => return Err(refuse()),
+                    };
+                    Self::Port(protocol.parse().map_err(|_| refuse())?, port.parse().map_err(|_| refuse())?, bind)
                 }
                 _ => return Err(refuse()),
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back() {
+        for text in [
+            "nat_prerouting",
+            "to_tunnel",
+            "vip_7",
+            "port_tcp_80",
+            "port_udp_53_at_192.0.2.1",
+            "port_sctp_65535_at_2001-db8--1",
+            "port_tcp_80_at_--ffff-192.0.2.1",
+            "port_tcp_80_on_enp0s31f6.1000",
+            "port_tcp_80_on_a_b_c",
+        ] {
+            assert_eq!(text.parse::<ChainName>().map(|name| name.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["port_tcp", "port_tcp_80_", "port_tcp_80_at", "port_tcp_80_at_eth0", "port_tcp_80_on_", "vip_0"] {
+            assert!(text.parse::<ChainName>().is_err(), "{text}");
+        }
     }
 }

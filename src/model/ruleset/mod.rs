@@ -7,11 +7,12 @@
 mod chain;
 mod rule;
 mod set;
+mod text;
 
 use std::collections::BTreeMap;
 
 pub use chain::{ChainName, Hook};
-pub use rule::Rule;
+pub use rule::{Memory, Pick, Rule, SOURCE_SEED};
 pub use set::{SetKey, SetName, SetSchema, SetValue, Slot};
 
 /// The table's content.

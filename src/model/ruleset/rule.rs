@@ -1,7 +1,30 @@
-use std::{fmt, str::FromStr};
+use std::net::IpAddr;
 
 use super::{ChainName, SetName, Slot};
-use crate::model::{Family, L4};
+use crate::model::{Family, L4, ServiceId};
+
+/// How a chain finds the slot of a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pick {
+    /// `numgen inc mod SLOTS offset FIRST`: the next one.
+    Turn,
+    /// `numgen random mod SLOTS offset FIRST`: any.
+    Chance,
+    /// `jhash ip saddr mod SLOTS seed SOURCE_SEED offset FIRST`: always the same one for a client.
+    Source,
+}
+
+/// The seed of [`Pick::Source`]'s hash: the same on all nodes, or a client would meet another replica by each.
+pub const SOURCE_SEED: u32 = 0x7765_6674;
+
+/// How long the kernel remembers which replica of a service a client came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Memory {
+    /// The service: by whichever door of it a client comes, it is remembered for all.
+    pub service: ServiceId,
+    /// From the client's last new connection, in milliseconds.
+    pub timeout_ms: u64,
+}
 
 /// One rule, named by its purpose. Its text is the comment in the kernel, at most 128 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,12 +61,79 @@ pub enum Rule {
     DispatchPublishedAtPeer(Family),
     /// `ip daddr @peers4 meta l4proto . th dport vmap @ports`, in output: the same for the host itself.
     DispatchPublishedAtPeerLocally(Family),
+    /// `fib daddr type local ip daddr . meta l4proto . th dport vmap @bound4`, in prerouting: ports that answer at one address
+    /// of the node. Ahead of the general ones.
+    DispatchBound(Family),
+    /// `iifname "weft.*" ip daddr . meta l4proto . th dport vmap @bound4`, in prerouting: a container that calls such an address
+    /// is served here, whichever node has it, for the reason of [`Rule::DispatchPublishedAtPeer`]. An address that one port
+    /// is bound to need not be among the peers' underlay addresses, so the map itself says which they are.
+    DispatchBoundInside(Family),
+    /// `ip daddr . meta l4proto . th dport vmap @bound4`, in output: the same for the host itself.
+    DispatchBoundLocally(Family),
+    /// `fib daddr type local iifname . meta l4proto . th dport vmap @devports`, in prerouting: ports that answer to what
+    /// arrives by one device. Behind those of an address, which are narrower, and ahead of the general ones.
+    DispatchDevice,
     /// `fib daddr type local meta l4proto . th dport vmap @ports`, in prerouting.
     DispatchPublished,
     /// `fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @ports` (`ip6 daddr != ::1`), in output:
     /// a connection to loopback has a loopback source, which would need a translation that the kernel path does not do.
     DispatchPublishedLocally(Family),
-    /// `meta nfproto FAMILY meta l4proto tcp|udp counter dnat ip to numgen inc mod SLOTS offset FIRST map @target4_SHARD`.
+    /// `meta nfproto FAMILY meta l4proto PROTOCOL`, then `0xSERVICE . ip saddr map @sticky4` gives the replica that the client came
+    /// to last; if it is still there (`0xSERVICE . REPLICA @takers4`), `update @sticky4 { 0xSERVICE . ip saddr timeout TIMEOUT :
+    /// REPLICA } counter dnat ip to REPLICA . TARGET`. nft has no words for a value that is looked up once and used three times, so what
+    /// it lists is close to this and cannot be loaded.
+    RecallPort {
+        /// The replicas' family.
+        family: Family,
+        /// The published protocol.
+        protocol: L4,
+        /// The replicas' port.
+        target: u16,
+        /// Whose client, and for how long.
+        memory: Memory,
+    },
+    /// The same for a VIP: every protocol, the port stays.
+    RecallVip {
+        /// The replicas' family.
+        family: Family,
+        /// Whose client, and for how long.
+        memory: Memory,
+    },
+    /// As [`Rule::BalancePort`], and ahead of the translation `delete @sticky4 { 0xSERVICE . ip saddr : REPLICA } update @sticky4 {
+    /// 0xSERVICE . ip saddr timeout TIMEOUT : REPLICA }`: an update alone keeps the value that is there. Where the map is full
+    /// the rule does not match, so one that balances without remembering has to follow.
+    RememberPort {
+        /// The replicas' family.
+        family: Family,
+        /// The published protocol.
+        protocol: L4,
+        /// The map.
+        shard: u8,
+        /// The first slot.
+        first: Slot,
+        /// How many slots.
+        slots: u16,
+        /// Which of them.
+        pick: Pick,
+        /// Whose client, and for how long.
+        memory: Memory,
+    },
+    /// The same for a VIP, as [`Rule::BalanceVip`].
+    RememberVip {
+        /// The replicas' family.
+        family: Family,
+        /// The map.
+        shard: u8,
+        /// The first slot.
+        first: Slot,
+        /// How many slots.
+        slots: u16,
+        /// Which of them.
+        pick: Pick,
+        /// Whose client, and for how long.
+        memory: Memory,
+    },
+    /// `meta nfproto FAMILY meta l4proto PROTOCOL counter dnat ip to PICK map @target4_SHARD`.
     BalancePort {
         /// The replicas' family.
         family: Family,
@@ -55,9 +145,10 @@ pub enum Rule {
         first: Slot,
         /// How many slots.
         slots: u16,
+        /// Which of them.
+        pick: Pick,
     },
-    /// `meta nfproto FAMILY counter dnat ip to numgen inc mod SLOTS offset FIRST map @replica4_SHARD`: address only, every protocol,
-    /// the port stays. The family comes first, or packets of the other one would take turns.
+    /// `meta nfproto FAMILY counter dnat ip to PICK map @replica4_SHARD`: address only, every protocol, the port stays. The family comes first, or packets of the other one would take turns.
     BalanceVip {
         /// The replicas' family.
         family: Family,
@@ -67,6 +158,8 @@ pub enum Rule {
         first: Slot,
         /// How many slots.
         slots: u16,
+        /// Which of them.
+        pick: Pick,
     },
     /// `meta l4proto tcp counter reject with tcp reset`: nobody is there.
     RefuseTcp,
@@ -86,8 +179,20 @@ pub enum Rule {
     /// `iifname != "weft.*" ip daddr @networks4 ct status & dnat == 0 reject with icmpx admin-prohibited`: from outside only by
     /// published ports.
     RefuseUnpublished(Family),
-    /// `oifname "weft.vx" meta mark & MASK != 0 meta mark set meta mark & ~MASK`: the outer packet must not inherit the mark.
+    /// `oifname "weft.vx" goto to_tunnel`.
+    EnterToTunnel,
+    /// `meta mark & MASK != 0 meta mark set meta mark & ~MASK`: the outer packet must not inherit the mark.
     ClearMark(u32),
+    /// `@th,104,8 & 0x2 != 0 goto clamp_mss`: the flag SYN (RFC 9293, 3.1), without the two expressions that would first ask for
+    /// TCP, since every packet on the tunnel walks this. What other protocols have at this place sends some of theirs there in
+    /// vain.
+    EnterClampMss,
+    /// `meta nfproto FAMILY tcp option maxseg size set MSS`, which never makes it larger: neither end sends what the tunnel does
+    /// not carry, even where one's link allows more and nobody hears ICMP's "too big".
+    ClampMss(Family, u16),
+    /// `ip saddr . ip daddr @hairpin4 snat ip to ADDRESS`, ahead of the next: a replica that calls itself by a published port
+    /// or a VIP would answer itself directly, past the translation.
+    TranslateHairpin(IpAddr),
     /// `ip saddr . ip daddr @within4 accept`, ahead of the masquerade.
     KeepWithin(Family),
     /// `ip saddr @networks4 masquerade`: towards the outside a container speaks with its node's address.
@@ -98,28 +203,45 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// The set or map that the rule looks something up in; it has to be there before the rule and stay as long.
-    pub fn set(self) -> Option<SetName> {
-        match self {
-            Self::TunnelFromPeer(family) | Self::TunnelToPeer(family, _) => Some(SetName::Peers(family)),
-            Self::RememberIngress => Some(SetName::Vteps),
-            Self::SeparateIngress => Some(SetName::Zones),
-            Self::DispatchVip(family) | Self::DispatchVipLocally(family) => Some(SetName::Vips(family)),
-            Self::DispatchPublished
-            | Self::DispatchPublishedLocally(_)
-            | Self::DispatchPublishedAtPeer(_)
-            | Self::DispatchPublishedAtPeerLocally(_) => Some(SetName::Ports),
-            Self::BalancePort { family, shard, .. } => Some(SetName::Targets(family, shard)),
-            Self::BalanceVip { family, shard, .. } => Some(SetName::Replicas(family, shard)),
-            Self::AcceptWithin(family) | Self::KeepWithin(family) => Some(SetName::Within(family)),
-            Self::RefuseCrossing(family) | Self::RefuseUnpublished(family) | Self::Masquerade(family) => {
-                Some(SetName::Networks(family))
+    /// The sets and maps that the rule uses; they have to be there before the rule and stay as long.
+    pub fn sets(self) -> impl Iterator<Item = SetName> {
+        let sets = match self {
+            Self::TunnelFromPeer(family) | Self::TunnelToPeer(family, _) => [Some(SetName::Peers(family)), None],
+            Self::RememberIngress => [Some(SetName::Vteps), None],
+            Self::SeparateIngress => [Some(SetName::Zones), None],
+            Self::DispatchVip(family) | Self::DispatchVipLocally(family) => [Some(SetName::Vips(family)), None],
+            Self::DispatchBound(family) | Self::DispatchBoundInside(family) | Self::DispatchBoundLocally(family) => {
+                [Some(SetName::Bound(family)), None]
             }
-            Self::RefuseInternalOut(family) => Some(SetName::Internal(family)),
+            Self::DispatchDevice => [Some(SetName::DevicePorts), None],
+            Self::DispatchPublished | Self::DispatchPublishedLocally(_) => [Some(SetName::Ports), None],
+            Self::DispatchPublishedAtPeer(family) | Self::DispatchPublishedAtPeerLocally(family) => {
+                [Some(SetName::Peers(family)), Some(SetName::Ports)]
+            }
+            Self::RecallPort { family, .. } | Self::RecallVip { family, .. } => {
+                [Some(SetName::Sticky(family)), Some(SetName::Takers(family))]
+            }
+            Self::RememberPort { family, shard, .. } => {
+                [Some(SetName::Targets(family, shard)), Some(SetName::Sticky(family))]
+            }
+            Self::RememberVip { family, shard, .. } => {
+                [Some(SetName::Replicas(family, shard)), Some(SetName::Sticky(family))]
+            }
+            Self::BalancePort { family, shard, .. } => [Some(SetName::Targets(family, shard)), None],
+            Self::BalanceVip { family, shard, .. } => [Some(SetName::Replicas(family, shard)), None],
+            Self::AcceptWithin(family) | Self::KeepWithin(family) => [Some(SetName::Within(family)), None],
+            Self::RefuseCrossing(family) | Self::RefuseUnpublished(family) | Self::Masquerade(family) => {
+                [Some(SetName::Networks(family)), None]
+            }
+            Self::RefuseInternalOut(family) => [Some(SetName::Internal(family)), None],
+            Self::TranslateHairpin(address) => [Some(SetName::Hairpin(Family::of(address))), None],
             Self::TunnelFromStranger
             | Self::EnterFromUnderlay(_)
             | Self::EnterFromTunnel
             | Self::EnterFromContainer
+            | Self::EnterToTunnel
+            | Self::EnterClampMss
+            | Self::ClampMss(..)
             | Self::DropSpoofed
             | Self::RefusePeerPort(_)
             | Self::ReturnToIngress(_)
@@ -127,8 +249,9 @@ impl Rule {
             | Self::RefuseOther
             | Self::AcceptEstablished
             | Self::ClearMark(_)
-            | Self::Foreign(_) => None,
-        }
+            | Self::Foreign(_) => [None, None],
+        };
+        sets.into_iter().flatten()
     }
 
     /// The chain that the rule goes to by itself, not by an element of a map; it has to be there before the rule.
@@ -137,6 +260,8 @@ impl Rule {
             Self::EnterFromUnderlay(_) => Some(ChainName::FromUnderlay),
             Self::EnterFromTunnel => Some(ChainName::FromTunnel),
             Self::EnterFromContainer => Some(ChainName::FromContainer),
+            Self::EnterToTunnel => Some(ChainName::ToTunnel),
+            Self::EnterClampMss => Some(ChainName::ClampMss),
             Self::TunnelFromPeer(..)
             | Self::TunnelFromStranger
             | Self::TunnelToPeer(..)
@@ -151,6 +276,16 @@ impl Rule {
             | Self::DispatchPublishedAtPeerLocally(_)
             | Self::DispatchPublished
             | Self::DispatchPublishedLocally(_)
+            | Self::DispatchBound(_)
+            | Self::DispatchBoundInside(_)
+            | Self::DispatchBoundLocally(_)
+            | Self::DispatchDevice
+            | Self::RecallPort { .. }
+            | Self::RecallVip { .. }
+            | Self::RememberPort { .. }
+            | Self::RememberVip { .. }
+            | Self::ClampMss(..)
+            | Self::TranslateHairpin(_)
             | Self::BalancePort { .. }
             | Self::BalanceVip { .. }
             | Self::RefuseTcp
@@ -165,101 +300,5 @@ impl Rule {
             | Self::Masquerade(_)
             | Self::Foreign(_) => None,
         }
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::EnterFromUnderlay(port) => write!(f, "enter-from-underlay {port}"),
-            Self::TunnelFromPeer(family) => write!(f, "tunnel-from-peer {}", family.digit()),
-            Self::TunnelFromStranger => f.write_str("tunnel-from-stranger"),
-            Self::TunnelToPeer(family, port) => write!(f, "tunnel-to-peer {} {port}", family.digit()),
-            Self::SeparateIngress => f.write_str("separate-ingress"),
-            Self::EnterFromTunnel => f.write_str("enter-from-tunnel"),
-            Self::EnterFromContainer => f.write_str("enter-from-container"),
-            Self::RememberIngress => f.write_str("remember-ingress"),
-            Self::DropSpoofed => f.write_str("drop-spoofed"),
-            Self::ReturnToIngress(mask) => write!(f, "return-to-ingress {mask}"),
-            Self::DispatchVip(family) => write!(f, "dispatch-vip {}", family.digit()),
-            Self::DispatchVipLocally(family) => write!(f, "dispatch-vip-locally {}", family.digit()),
-            Self::DispatchPublishedAtPeer(family) => write!(f, "dispatch-published-at-peer {}", family.digit()),
-            Self::DispatchPublishedAtPeerLocally(family) => {
-                write!(f, "dispatch-published-at-peer-locally {}", family.digit())
-            }
-            Self::DispatchPublished => f.write_str("dispatch-published"),
-            Self::DispatchPublishedLocally(family) => write!(f, "dispatch-published-locally {}", family.digit()),
-            Self::BalancePort { family, protocol, shard, first, slots } => {
-                write!(f, "balance-port {} {protocol} {shard} {} {slots}", family.digit(), first.0)
-            }
-            Self::BalanceVip { family, shard, first, slots } => {
-                write!(f, "balance-vip {} {shard} {} {slots}", family.digit(), first.0)
-            }
-            Self::RefuseTcp => f.write_str("refuse-tcp"),
-            Self::RefuseOther => f.write_str("refuse-other"),
-            Self::AcceptEstablished => f.write_str("accept-established"),
-            Self::AcceptWithin(family) => write!(f, "accept-within {}", family.digit()),
-            Self::RefuseCrossing(family) => write!(f, "refuse-crossing {}", family.digit()),
-            Self::RefuseInternalOut(family) => write!(f, "refuse-internal-out {}", family.digit()),
-            Self::RefusePeerPort(port) => write!(f, "refuse-peer-port {port}"),
-            Self::RefuseUnpublished(family) => write!(f, "refuse-unpublished {}", family.digit()),
-            Self::ClearMark(mask) => write!(f, "clear-mark {mask}"),
-            Self::KeepWithin(family) => write!(f, "keep-within {}", family.digit()),
-            Self::Masquerade(family) => write!(f, "masquerade {}", family.digit()),
-            Self::Foreign(handle) => write!(f, "foreign rule with handle {handle}"),
-        }
-    }
-}
-
-impl FromStr for Rule {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        fn word<T: FromStr>(text: &str) -> Result<T, String> {
-            text.parse().map_err(|_| format!("{text:?} does not belong in a rule of weft's"))
-        }
-        Ok(match text.split(' ').collect::<Vec<_>>().as_slice() {
-            ["enter-from-underlay", port] => Self::EnterFromUnderlay(word(port)?),
-            ["tunnel-from-peer", family] => Self::TunnelFromPeer(word(family)?),
-            ["tunnel-from-stranger"] => Self::TunnelFromStranger,
-            ["tunnel-to-peer", family, port] => Self::TunnelToPeer(word(family)?, word(port)?),
-            ["separate-ingress"] => Self::SeparateIngress,
-            ["enter-from-tunnel"] => Self::EnterFromTunnel,
-            ["enter-from-container"] => Self::EnterFromContainer,
-            ["remember-ingress"] => Self::RememberIngress,
-            ["drop-spoofed"] => Self::DropSpoofed,
-            ["return-to-ingress", mask] => Self::ReturnToIngress(word(mask)?),
-            ["dispatch-vip", family] => Self::DispatchVip(word(family)?),
-            ["dispatch-vip-locally", family] => Self::DispatchVipLocally(word(family)?),
-            ["dispatch-published-at-peer", family] => Self::DispatchPublishedAtPeer(word(family)?),
-            ["dispatch-published-at-peer-locally", family] => Self::DispatchPublishedAtPeerLocally(word(family)?),
-            ["dispatch-published"] => Self::DispatchPublished,
-            ["dispatch-published-locally", family] => Self::DispatchPublishedLocally(word(family)?),
-            ["balance-port", family, protocol, shard, first, slots] => Self::BalancePort {
-                family: word(family)?,
-                protocol: word(protocol)?,
-                shard: word(shard)?,
-                first: Slot(word(first)?),
-                slots: word(slots)?,
-            },
-            ["balance-vip", family, shard, first, slots] => Self::BalanceVip {
-                family: word(family)?,
-                shard: word(shard)?,
-                first: Slot(word(first)?),
-                slots: word(slots)?,
-            },
-            ["refuse-tcp"] => Self::RefuseTcp,
-            ["refuse-other"] => Self::RefuseOther,
-            ["accept-established"] => Self::AcceptEstablished,
-            ["accept-within", family] => Self::AcceptWithin(word(family)?),
-            ["refuse-crossing", family] => Self::RefuseCrossing(word(family)?),
-            ["refuse-internal-out", family] => Self::RefuseInternalOut(word(family)?),
-            ["refuse-peer-port", port] => Self::RefusePeerPort(word(port)?),
-            ["refuse-unpublished", family] => Self::RefuseUnpublished(word(family)?),
-            ["clear-mark", mask] => Self::ClearMark(word(mask)?),
-            ["keep-within", family] => Self::KeepWithin(word(family)?),
-            ["masquerade", family] => Self::Masquerade(word(family)?),
-            _ => return Err(format!("{text:?} is not a rule of weft's")),
-        })
     }
 }

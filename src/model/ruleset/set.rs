@@ -7,7 +7,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::ChainName;
-use crate::model::{Family, L4, Mac};
+use crate::model::{DeviceName, Family, L4, Mac, ServiceId};
 
 /// A set's or map's name in the table. Backend maps are sharded: binding a rule to a map walks every element of it, and
 /// finding a set walks the list of all sets, so neither one map for all services nor one map for each will do.
@@ -15,12 +15,23 @@ use crate::model::{Family, L4, Mac};
 pub enum SetName {
     /// `ports`: protocol . port to the chain of a published port.
     Ports,
+    /// `bound4`, `bound6`: address . protocol . port to the chain of a port that answers at that address alone.
+    Bound(Family),
+    /// `devports`: device . protocol . port to the chain of a port that answers to what arrives by that device alone.
+    DevicePorts,
     /// `vips4`, `vips6`: VIP to the chain of its service.
     Vips(Family),
     /// `target4_NN`, `target6_NN`: a published port's slot to a replica's address and port.
     Targets(Family, u8),
     /// `replica4_NN`, `replica6_NN`: a VIP's slot to a replica's address; the port stays.
     Replicas(Family, u8),
+    /// `sticky4`, `sticky6`: service . client to the replica that the client came to last. The kernel fills and empties it as
+    /// connections come and times run out; weft makes it and never looks into it.
+    Sticky(Family),
+    /// `takers4`, `takers6`: service . address of each replica that takes new connections, for services with affinity.
+    Takers(Family),
+    /// `hairpin4`, `hairpin6`: source . destination of a local replica that calls itself.
+    Hairpin(Family),
     /// `vteps`: a remote VTEP's MAC to the mark that names its node.
     Vteps,
     /// `zones`: a remote VTEP's MAC to the conntrack zone of its node.
@@ -42,6 +53,16 @@ pub enum SetSchema {
     PortToChain,
     /// [`SetKey::Address`] to [`SetValue::Goto`].
     AddressToChain(Family),
+    /// [`SetKey::AddressPort`] to [`SetValue::Goto`].
+    AddressPortToChain(Family),
+    /// [`SetKey::DevicePort`] to [`SetValue::Goto`].
+    DevicePortToChain,
+    /// Service and client to a replica's address, each with a time to live, put there by the kernel alone.
+    ClientToAddress(Family),
+    /// [`SetKey::ServiceAddress`] alone.
+    ServiceAddresses(Family),
+    /// [`SetKey::AddressPair`] alone.
+    AddressPairs(Family),
     /// [`SetKey::Slot`] to [`SetValue::Target`].
     SlotToTarget(Family),
     /// [`SetKey::Slot`] to [`SetValue::Address`].
@@ -63,7 +84,12 @@ impl SetName {
     pub fn schema(self) -> SetSchema {
         match self {
             Self::Ports => SetSchema::PortToChain,
+            Self::Bound(family) => SetSchema::AddressPortToChain(family),
+            Self::DevicePorts => SetSchema::DevicePortToChain,
             Self::Vips(family) => SetSchema::AddressToChain(family),
+            Self::Sticky(family) => SetSchema::ClientToAddress(family),
+            Self::Takers(family) => SetSchema::ServiceAddresses(family),
+            Self::Hairpin(family) => SetSchema::AddressPairs(family),
             Self::Targets(family, _) => SetSchema::SlotToTarget(family),
             Self::Replicas(family, _) => SetSchema::SlotToAddress(family),
             Self::Vteps => SetSchema::MacToMark,
@@ -73,13 +99,24 @@ impl SetName {
             Self::Within(family) => SetSchema::PrefixPairs(family),
         }
     }
+
+    /// Whether the kernel itself puts elements into the set, so that they are no part of the [`super::Ruleset`]: such a set is
+    /// observed empty, and what is in it goes with it alone.
+    pub fn is_dynamic(self) -> bool {
+        matches!(self.schema(), SetSchema::ClientToAddress(_))
+    }
 }
 
 impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ports => f.write_str("ports"),
+            Self::Bound(family) => write!(f, "bound{}", family.digit()),
+            Self::DevicePorts => f.write_str("devports"),
             Self::Vips(family) => write!(f, "vips{}", family.digit()),
+            Self::Sticky(family) => write!(f, "sticky{}", family.digit()),
+            Self::Takers(family) => write!(f, "takers{}", family.digit()),
+            Self::Hairpin(family) => write!(f, "hairpin{}", family.digit()),
             Self::Targets(family, shard) => write!(f, "target{}_{shard}", family.digit()),
             Self::Replicas(family, shard) => write!(f, "replica{}_{shard}", family.digit()),
             Self::Vteps => f.write_str("vteps"),
@@ -109,7 +146,12 @@ impl FromStr for SetName {
             ("ports", None, None) => Ok(Self::Ports),
             ("vteps", None, None) => Ok(Self::Vteps),
             ("zones", None, None) => Ok(Self::Zones),
+            ("bound", Some(family), None) => Ok(Self::Bound(family)),
+            ("devports", None, None) => Ok(Self::DevicePorts),
             ("vips", Some(family), None) => Ok(Self::Vips(family)),
+            ("sticky", Some(family), None) => Ok(Self::Sticky(family)),
+            ("takers", Some(family), None) => Ok(Self::Takers(family)),
+            ("hairpin", Some(family), None) => Ok(Self::Hairpin(family)),
             ("peers", Some(family), None) => Ok(Self::Peers(family)),
             ("networks", Some(family), None) => Ok(Self::Networks(family)),
             ("within", Some(family), None) => Ok(Self::Within(family)),
@@ -133,6 +175,14 @@ pub enum SetKey {
     Port(L4, u16),
     /// An address.
     Address(IpAddr),
+    /// A destination address with protocol and port.
+    AddressPort(IpAddr, L4, u16),
+    /// The device that a packet arrives by, with protocol and port.
+    DevicePort(DeviceName, L4, u16),
+    /// A service and the address of one of its replicas.
+    ServiceAddress(ServiceId, IpAddr),
+    /// A source and a destination address.
+    AddressPair(IpAddr, IpAddr),
     /// A slot.
     Slot(Slot),
     /// A MAC address.

@@ -11,8 +11,8 @@ use super::{
     state::{Held, State},
 };
 use crate::model::{
-    Block, Cluster, ClusterSettings, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, PublishedPort,
-    Report, Service, ServiceId, UnreadableRecord,
+    Availability, Block, Cluster, ClusterSettings, Draining, Endpoint, EndpointId, EndpointState, Name, Network,
+    NetworkId, Node, NodeId, PublishedPort, Report, Service, ServiceId, UnreadableRecord,
 };
 
 /// The cluster in a state.
@@ -43,6 +43,7 @@ pub(super) fn assemble(state: &State) -> Result<Cluster, RecordError> {
     builder.blocks(&state.blocks);
     builder.services(&state.services);
     builder.endpoints(&state.endpoints);
+    builder.drains(state);
     let mut cluster = builder.cluster;
     cluster.unreadable.sort_by(|left, right| left.key.cmp(&right.key));
     Ok(cluster)
@@ -234,6 +235,21 @@ impl Builder {
             self.refuse(key, format!("its id is also the one of {}: detach and attach it again", kept.to_text()));
         }
         self.cluster.endpoints = accepted.into_iter().map(|(id, _, endpoint)| (id, endpoint.clone())).collect();
+    }
+
+    /// An endpoint without a service is in no balancing that it could be taken out of.
+    fn drains(&mut self, state: &State) {
+        let nodes = self.cluster.nodes.values().filter(|node| node.availability == Availability::Drain);
+        let nodes = nodes.filter_map(|node| Some((Draining::Node(node.id), state.nodes.get(&node.id)?.version.0)));
+        let replicas = self.cluster.endpoints.values();
+        let replicas = replicas
+            .filter(|endpoint| endpoint.service.is_some() && endpoint.state == EndpointState::Draining)
+            .filter_map(|endpoint| {
+                let of_address = |address: &IpAddr| Some(state.endpoints.get(&(endpoint.network, *address))?.version.0);
+                let version = endpoint.addresses.iter().filter_map(of_address).max()?;
+                Some((Draining::Endpoint(endpoint.id), version))
+            });
+        self.cluster.drains = nodes.chain(replicas).collect();
     }
 
     fn network(&self, id: NetworkId) -> Result<&Network, String> {

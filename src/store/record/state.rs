@@ -52,7 +52,7 @@ pub struct Generation {
 /// A record as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held<T> {
-    version: Revision,
+    pub(super) version: Revision,
     /// Its content, or what is wrong with it and the mend.
     pub(super) content: Result<T, String>,
 }
@@ -136,6 +136,12 @@ impl State {
     pub fn version_of_endpoint(&self, id: EndpointId, network: NetworkId, address: IpAddr) -> Option<Revision> {
         let held = self.endpoints.get(&(network, address))?;
         held.content.as_ref().is_ok_and(|endpoint| endpoint.id == id).then_some(held.version)
+    }
+
+    /// The readable endpoint whose record lies under an address, with the record's version.
+    pub fn endpoint_at(&self, network: NetworkId, address: IpAddr) -> Option<(&Endpoint, Revision)> {
+        let held = self.endpoints.get(&(network, address))?;
+        held.content.as_ref().ok().map(|endpoint| (&**endpoint, held.version))
     }
 
     /// The configuration's generation, to be compared and bumped with every change of nodes, networks and services.

@@ -2,8 +2,9 @@
 //! a step of its own, and may fail as the dice say.
 
 use std::{
-    collections::BTreeMap,
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,10 +17,12 @@ use tokio::sync::{Notify, watch};
 
 use super::{dice::Dice, executor::step};
 use crate::{
-    agent::host::Host,
-    kernel::{FakeKernel, Kernel, KernelError, LocalPrefix},
-    model::{ChainName, Cluster, Connections, HostFacts, HostState, MarkMask, NetnsRef, NodeId},
+    agent::host::{Echoes, Host},
+    kernel::{FakeKernel, FlowTest, Kernel, KernelError, LocalPrefix, conntrack::Conntrack},
+    mesh::health::Answer,
+    model::{ChainName, Cluster, Connections, HealthCheck, HostFacts, HostState, MarkMask, NetnsRef, NodeId},
     plan::Step,
+    probe::Echo,
     store::{LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch, memory::MemoryStore},
 };
 
@@ -148,6 +151,16 @@ impl Kernel for SteppedKernel {
         step().await;
         self.0.connections().await
     }
+
+    async fn open_connections(&self, replicas: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        step().await;
+        self.0.open_connections(replicas).await
+    }
+
+    async fn forget_flows(&self, is_stale: FlowTest) -> Result<u32, KernelError> {
+        step().await;
+        self.0.forget_flows(is_stale).await
+    }
 }
 
 /// A host in memory. It outlives its agents.
@@ -157,6 +170,17 @@ pub(super) struct FakeHost {
     dice: Dice,
     namespaces: Mutex<BTreeMap<String, u64>>,
     next_inode: AtomicU64,
+    /// So many probes and echoes in a thousand fail.
+    sickness_per_mille: Arc<AtomicU64>,
+    loss_per_mille: Arc<AtomicU64>,
+}
+
+/// Echoes that come back at once, or never.
+struct FakeEchoes {
+    dice: Dice,
+    loss_per_mille: Arc<AtomicU64>,
+    answers: Mutex<Vec<Echo>>,
+    arrived: Notify,
 }
 
 impl FakeHost {
@@ -167,7 +191,19 @@ impl FakeHost {
             dice: dice.clone(),
             namespaces: Mutex::default(),
             next_inode: AtomicU64::new(1),
+            sickness_per_mille: Arc::default(),
+            loss_per_mille: Arc::default(),
         }
+    }
+
+    /// So many probes of its replicas in a thousand fail from now on.
+    pub(super) fn sicken(&self, per_mille: u64) {
+        self.sickness_per_mille.store(per_mille, Ordering::Release);
+    }
+
+    /// So many of its echoes in a thousand are not answered from now on.
+    pub(super) fn isolate(&self, per_mille: u64) {
+        self.loss_per_mille.store(per_mille, Ordering::Release);
     }
 
     /// What every simulated host is like.
@@ -210,6 +246,10 @@ impl Host for FakeHost {
         Arc::new(SteppedKernel(Arc::clone(&self.kernel)))
     }
 
+    fn conntrack(&self) -> Option<Conntrack> {
+        None
+    }
+
     async fn facts(&self, _: NodeId, _: &Cluster) -> Result<HostFacts, KernelError> {
         Ok(Self::facts())
     }
@@ -225,6 +265,10 @@ impl Host for FakeHost {
 
     async fn local_prefixes(&self) -> Result<Vec<LocalPrefix>, KernelError> {
         Ok(vec![])
+    }
+
+    async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        Ok(BTreeSet::new())
     }
 
     fn inspect_netns(&self, path: &str) -> Result<NetnsRef, KernelError> {
@@ -243,5 +287,46 @@ impl Host for FakeHost {
 
     fn random(&self) -> Result<u64, KernelError> {
         Ok(self.dice.bits())
+    }
+
+    async fn probe(&self, _: SocketAddr, _: &HealthCheck) -> Answer {
+        step().await;
+        if !self.dice.strikes(self.sickness_per_mille.load(Ordering::Acquire)) {
+            return Answer::Good;
+        }
+        if self.dice.strikes(200) {
+            Answer::NotAsked("bad luck".to_owned())
+        } else {
+            Answer::Bad("bad luck".to_owned())
+        }
+    }
+
+    fn echoes(&self, _: NodeId) -> io::Result<Box<dyn Echoes>> {
+        Ok(Box::new(FakeEchoes {
+            dice: self.dice.clone(),
+            loss_per_mille: Arc::clone(&self.loss_per_mille),
+            answers: Mutex::default(),
+            arrived: Notify::new(),
+        }))
+    }
+}
+
+#[async_trait]
+impl Echoes for FakeEchoes {
+    fn send(&self, to: Ipv4Addr, stamp: u64) -> io::Result<()> {
+        if !self.dice.strikes(self.loss_per_mille.load(Ordering::Acquire)) {
+            self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(Echo { from: to, stamp });
+            self.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn answers(&self) -> io::Result<Vec<Echo>> {
+        self.arrived.notified().await;
+        self.answers_now()
+    }
+
+    fn answers_now(&self) -> io::Result<Vec<Echo>> {
+        Ok(std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     agent::configuration::{Fresh, read},
     desired::desired,
     mesh,
-    model::{ChainName, Cluster, HostState, Judgement, LinkName, Rule, SetKey, SetName, SetValue, Slot},
+    model::{ChainName, Cluster, EndpointState, HostState, Judgement, LinkName, Rule, SetKey, SetName, SetValue, Slot},
 };
 
 /// Laws of every moment: nobody who was told that an endpoint is attached is let down, no address is held twice, no two
@@ -34,6 +34,10 @@ pub(super) fn check_always(world: &World) -> Result<(), String> {
         }
     }
     let Ok(cluster) = world.seen.cluster() else { return Ok(()) };
+    let back = told.drained.iter().filter_map(|id| cluster.endpoints.get(id));
+    if let Some(back) = back.into_iter().find(|endpoint| endpoint.state != EndpointState::Draining) {
+        return Err(format!("{} was drained, and is {:?}", back.name, back.state));
+    }
     let prefixes: Vec<_> = cluster.blocks.keys().collect();
     match prefixes.windows(2).find(|pair| pair[0].contains(pair[1]) || pair[1].contains(pair[0])) {
         Some(pair) => Err(format!("the blocks {} and {} overlap", pair[0], pair[1])),
@@ -49,6 +53,11 @@ pub(super) fn check_at_rest(world: &World) -> Result<(), String> {
     let is_left = |reason: &str| !world.ledger.told().unsure.is_empty() && reason.contains("is not there");
     if let Some(record) = cluster.unreadable.iter().find(|record| !is_left(&record.reason)) {
         return Err(format!("{}: {}", record.key, record.reason));
+    }
+    let newest = cluster.drains.values().max().copied().unwrap_or_default();
+    let silent = mesh::unconfirmed(&cluster, newest);
+    if newest > 0 && !silent.is_empty() {
+        return Err(format!("{silent:?} have not confirmed what drains since {newest}"));
     }
     let mut linked: BTreeMap<IpAddr, LinkName> = BTreeMap::new();
     for node in &world.nodes {
@@ -125,7 +134,7 @@ fn check_mesh(cluster: &Cluster, state: &HostState) -> Result<(), String> {
                     Rule::BalancePort { family, shard, first, slots, .. } => {
                         within(SetName::Targets(family, shard), first, slots)
                     }
-                    Rule::BalanceVip { family, shard, first, slots } => {
+                    Rule::BalanceVip { family, shard, first, slots, .. } => {
                         within(SetName::Replicas(family, shard), first, slots)
                     }
                     _ => BTreeSet::new(),
@@ -140,7 +149,7 @@ fn check_mesh(cluster: &Cluster, state: &HostState) -> Result<(), String> {
             .filter(|(_, verdict)| verdict.takes_connections())
             .flat_map(|(id, _)| cluster.endpoints[id].addresses.iter().copied())
             .collect();
-        let chains = service.ports.iter().map(|port| ChainName::Port(port.protocol, port.published.get()));
+        let chains = service.ports.iter().map(|port| ChainName::Port(port.protocol, port.published.get(), port.bind));
         for chain in chains.chain([ChainName::Vip(service.id)]) {
             let found = reached(chain).ok_or_else(|| format!("{} has no chain {chain}", service.name))?;
             if found != takers {
@@ -153,6 +162,16 @@ fn check_mesh(cluster: &Cluster, state: &HostState) -> Result<(), String> {
         found if found == ports => Ok(()),
         found => Err(format!("{found} ports are answered and {ports} are published")),
     }
+}
+
+/// Whether a kernel sends new connections of a service to an address.
+pub(super) fn sends_to(state: &HostState, address: IpAddr) -> bool {
+    let sets = state.ruleset.iter().flat_map(|ruleset| &ruleset.sets);
+    sets.flat_map(|(_, elements)| elements.values()).any(|value| match value {
+        SetValue::Address(of) => *of == address,
+        SetValue::Target(target) => target.ip() == address,
+        _ => false,
+    })
 }
 
 fn difference(state: &HostState, wanted: &HostState) -> String {

@@ -24,6 +24,8 @@ pub(super) struct Told {
     pub(super) doubtful: BTreeSet<String>,
     /// Removals of networks and services of which nobody knows whether they were carried out, or half of it.
     pub(super) unsure: BTreeSet<String>,
+    /// Endpoints that somebody has drained, and was told so.
+    pub(super) drained: BTreeSet<EndpointId>,
     /// Laws that an answer broke.
     pub(super) broken: Vec<String>,
     /// All that has happened.

@@ -78,6 +78,8 @@ pub(super) struct Node {
     identity: Option<Identity>,
     underlay: IpAddr,
     is_joining: bool,
+    /// How often its agent has died.
+    crashes: Arc<Mutex<u64>>,
     /// How often its kernel was damaged.
     damages: Arc<Mutex<u64>>,
 }
@@ -168,6 +170,8 @@ impl World {
             self.nodes[index].wire.heal();
             self.nodes[index].host.kernel.set_faults(Faults::None);
             self.nodes[index].host.kernel.fail_observations(0);
+            self.nodes[index].host.sicken(0);
+            self.nodes[index].host.isolate(0);
             self.start(index);
         }
         let mut rested = Duration::ZERO;
@@ -183,12 +187,25 @@ impl World {
             }
             let restless = self.restless();
             match restless {
-                None if rested >= REST_MIN => return Ok(()),
+                None if rested >= REST_MIN => return self.stay_quiet().await,
                 Some(why) if rested >= REST_MAX => return Err(format!("no rest after {REST_MAX:?}: {why}")),
                 _ => {}
             }
             self.pass_time(500).await;
             rested += Duration::from_millis(500);
+        }
+    }
+
+    /// Nobody writes into the store of a cluster in which nothing happens: no report leads to the next.
+    async fn stay_quiet(&mut self) -> Result<(), String> {
+        let before = self.revision();
+        for _ in 0..24 {
+            self.pass_time(500).await;
+            while self.executor.step(&self.dice) {}
+        }
+        match self.revision() - before {
+            0 => Ok(()),
+            writes => Err(format!("{writes} writes within 12 s of a cluster at rest")),
         }
     }
 
@@ -213,6 +230,14 @@ impl World {
             if let Some(failure) = pass.failures.first() {
                 return Some(format!("{}: {}", node.name, failure.message));
             }
+            if let Some(silent) = member.judgement().silent.first() {
+                return Some(format!("{} takes {silent:?} for silent", node.name));
+            }
+            let cluster = member.cluster()?;
+            if let Some(sick) = cluster.endpoints_on(member.me()).find(|each| each.state != model::EndpointState::Ready)
+            {
+                return Some(format!("{} of {} is {}", sick.name, node.name, sick.state.as_str()));
+            }
             if let Some(bereft) = pass.bereft.first() {
                 return Some(format!("{}: {bereft} has no namespace", node.name));
             }
@@ -232,13 +257,17 @@ impl World {
     async fn act(&mut self) {
         let index = self.dice.below(self.nodes.len());
         match self.dice.below(100) {
-            0..15 => {
+            11..13 => self.disturb_probes(index),
+            13..15 => self.change_check(index),
+            0..11 => {
                 let milliseconds = self.dice.pick([10, 100, 500, 1000, 3000, 12_000]).unwrap();
                 self.ledger.log(format!("{milliseconds} ms pass"));
                 self.pass_time(milliseconds).await;
             }
             // Several at once, on the same node and on others.
-            15..40 => (0..=self.dice.below(5)).for_each(|_| self.attach(self.dice.below(self.nodes.len()))),
+            15..37 => (0..=self.dice.below(5)).for_each(|_| self.attach(self.dice.below(self.nodes.len()))),
+            37..39 => self.drain(index),
+            39 => self.connect(),
             40..51 => (0..=self.dice.below(3)).for_each(|_| self.detach(self.dice.below(self.nodes.len()))),
             51..56 => self.create_network(index),
             56..58 => self.remove_network(index),
@@ -276,6 +305,7 @@ impl World {
             identity: None,
             member: None,
             is_joining: false,
+            crashes: Arc::default(),
             damages: Arc::default(),
             name,
         }
@@ -349,6 +379,7 @@ impl World {
         let lost = self.executor.kill(index);
         let node = &mut self.nodes[index];
         node.member = None;
+        *node.crashes.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.ledger.log(format!("{} crashes; lost: {lost:?}", node.name));
         if std::mem::take(&mut node.is_joining) {
             self.forsake(index);

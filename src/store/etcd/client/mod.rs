@@ -7,7 +7,10 @@ mod failure;
 mod store;
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,7 +48,9 @@ const DEFAULT_PORT: u16 = 2379;
 pub struct EtcdClient {
     /// The endpoints as they were given, for messages to people.
     name: String,
-    channels: Vec<Channel>,
+    /// How each endpoint is reached, and the connection to it.
+    endpoints: Vec<Endpoint>,
+    channels: RwLock<Vec<Channel>>,
     current: AtomicUsize,
     /// The endpoint that answered last.
     answered: AtomicUsize,
@@ -58,10 +63,13 @@ impl EtcdClient {
         if endpoints.is_empty() {
             return Err(StoreError::Refused("no endpoint of an etcd cluster was given".to_owned()));
         }
-        let channels = endpoints.iter().map(|endpoint| channel(endpoint)).collect::<Result<_, _>>()?;
+        let name = format!("etcd://{}", endpoints.join(","));
+        let endpoints: Vec<Endpoint> =
+            endpoints.iter().map(|endpoint| understood(endpoint)).collect::<Result<_, _>>()?;
         Ok(Self {
-            name: format!("etcd://{}", endpoints.join(",")),
-            channels,
+            name,
+            channels: RwLock::new(endpoints.iter().map(Endpoint::connect_lazy).collect()),
+            endpoints,
             current: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
         })
@@ -74,7 +82,7 @@ impl EtcdClient {
         Q: Message + Default + Clone + 'static,
         R: Message + Default + 'static,
     {
-        let mut tries = self.channels.len();
+        let mut tries = self.endpoints.len();
         loop {
             let (at, channel) = self.channel();
             let answer = tokio::time::timeout(REQUEST_TIMEOUT, async {
@@ -111,7 +119,7 @@ impl EtcdClient {
         Q: Message + Default + Clone + 'static,
         R: Message + Default + 'static,
     {
-        let mut tries = self.channels.len();
+        let mut tries = self.endpoints.len();
         loop {
             let (at, channel) = self.channel();
             let (requests, queue) = mpsc::channel(1);
@@ -139,13 +147,20 @@ impl EtcdClient {
     }
 
     fn channel(&self) -> (usize, Channel) {
-        let at = self.current.load(Ordering::Relaxed) % self.channels.len();
-        (at, self.channels[at].clone())
+        let at = self.current.load(Ordering::Relaxed) % self.endpoints.len();
+        let channels = self.channels.read().unwrap_or_else(PoisonError::into_inner);
+        (at, channels[at].clone())
+    }
+
+    /// New connections for all requests from now on; the old ones end with the requests that still use them.
+    fn renew_channels(&self) {
+        let new = self.endpoints.iter().map(Endpoint::connect_lazy).collect();
+        *self.channels.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
     /// Speaks to the next endpoint from now on, unless another request has moved on already.
     fn move_on(&self, from: usize) {
-        let to = (from + 1) % self.channels.len();
+        let to = (from + 1) % self.endpoints.len();
         // Whoever loses this race finds another endpoint in place, which is what was wanted.
         let _ = self.current.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -172,7 +187,7 @@ enum Repeat {
     Unsafe,
 }
 
-fn channel(endpoint: &str) -> Result<Channel, StoreError> {
+fn understood(endpoint: &str) -> Result<Endpoint, StoreError> {
     let refuse = |reason: String| StoreError::Refused(format!("the etcd endpoint {endpoint:?} {reason}"));
     if endpoint.starts_with("https://") {
         return Err(refuse("asks for TLS, which weft does not speak to etcd: name it with http://".to_owned()));
@@ -190,8 +205,7 @@ fn channel(endpoint: &str) -> Result<Channel, StoreError> {
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect_lazy())
+        .keep_alive_while_idle(true))
 }
 
 async fn ready(channel: Channel) -> Result<Grpc<Channel>, Status> {

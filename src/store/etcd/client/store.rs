@@ -138,6 +138,10 @@ impl Store for EtcdClient {
             Err(error) => Err(error),
         }
     }
+
+    fn reconnect(&self) {
+        self.renew_channels();
+    }
 }
 
 impl EtcdClient {

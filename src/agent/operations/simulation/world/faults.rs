@@ -37,6 +37,15 @@ impl World {
         }
     }
 
+    /// Replicas fail their probes, or a way to peers its echoes.
+    pub(super) fn disturb_probes(&mut self, index: Owner) {
+        let host = &self.nodes[index].host;
+        let (sick, lost) = (self.dice.pick([0, 0, 300, 1000]).unwrap(), self.dice.pick([0, 0, 300, 1000]).unwrap());
+        self.ledger.log(format!("{}: of a thousand probes {sick} fail, of the echoes {lost}", self.nodes[index].name));
+        host.sicken(sick);
+        host.isolate(lost);
+    }
+
     /// Somebody deletes rows of ours.
     pub(super) fn damage(&mut self, index: Owner) {
         let node = &self.nodes[index];

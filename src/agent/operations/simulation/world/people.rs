@@ -3,20 +3,25 @@
 use std::{
     net::IpAddr,
     num::NonZeroU16,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use super::{Live, NAMESPACES, Owner, World};
+use futures::FutureExt as _;
+
+use super::{Live, NAMESPACES, Owner, World, laws::sends_to};
 use crate::{
     agent::{
+        configuration::{Decision, Fresh, configure, put, read},
         member::Member,
-        operations::{attach, endpoints, networks, nodes, services},
+        operations::{attach, drain, endpoints, networks, nodes, services},
     },
     api::wire::{
-        AttachRequest, Availability, NetnsTarget, NetworkCreateRequest, PortSpec, Protocol, ServiceCreateRequest,
-        ServiceUpdateRequest,
+        AttachRequest, Availability, DetachRequest, DrainRequest, NetnsTarget, NetworkCreateRequest, PortSpec,
+        Protocol, ServiceCreateRequest, ServiceUpdateRequest,
     },
-    model::{EndpointId, LinkName, NextHop, Route, RouteTable},
+    model::{EndpointId, HealthCheck, LinkName, NextHop, Probe, Route, RouteTable, Service},
+    store::record,
 };
 
 impl World {
@@ -126,16 +131,77 @@ impl World {
         told.doubtful.insert(live.name.clone());
         drop(told);
         let (ledger, host) = (self.ledger.clone(), Arc::clone(&self.nodes[index].host));
-        let name = live.name;
+        let Live { name, addresses, .. } = live;
+        let force = self.dice.strikes(100);
+        let still_sends = self.still_sends(addresses);
         self.operate(index, format!("detach {name}"), async move {
-            endpoints::detach(&member, &id.to_string()).await?;
+            let reply = endpoints::detach(&member, &id.to_string(), DetachRequest { force }).await?;
             let mut told = ledger.told();
             told.doubtful.remove(&name);
+            told.drained.remove(&id);
+            if reply.warnings.is_empty() && !force {
+                told.broken
+                    .extend(still_sends().map(|node| format!("{name} was detached, and {node} still sends there")));
+            }
+            told.log.extend(reply.warnings);
             if host.kernel.state().links.contains_key(&LinkName::of_endpoint(id)) {
                 told.broken.push(format!("{name} was answered as detached, and still has its link"));
             }
             Ok(())
         });
+    }
+
+    /// Tells a node that lives now, has lived ever since, and sends connections of a service to one of the addresses
+    /// although nobody has it any more.
+    fn still_sends(&self, addresses: Vec<IpAddr>) -> impl FnOnce() -> Option<String> + Send + 'static {
+        let store = Arc::clone(&self.store);
+        let look = move || read(&*store).now_or_never().unwrap().ok().map(|fresh| fresh.cluster);
+        let alive = look().map(|cluster| cluster.alive).unwrap_or_default();
+        let deaths = |crashes: &Arc<Mutex<u64>>| *crashes.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .filter_map(|node| {
+                let id = node.member.as_ref()?.me();
+                let (host, crashes) = (Arc::clone(&node.host), Arc::clone(&node.crashes));
+                alive.contains(&id).then(|| (id, node.name.clone(), host, deaths(&crashes), crashes))
+            })
+            .collect();
+        move || {
+            let cluster = look()?;
+            let is_free = |address: &IpAddr| cluster.endpoints.values().all(|other| !other.addresses.contains(address));
+            let lives = nodes
+                .into_iter()
+                .filter(|(id, _, _, before, crashes)| cluster.alive.contains(id) && deaths(crashes) == *before);
+            let mut sending = lives.filter(|(_, _, host, _, _)| {
+                let state = host.kernel.state();
+                addresses.iter().filter(|address| is_free(address)).any(|address| sends_to(&state, *address))
+            });
+            sending.next().map(|(_, name, _, _, _)| name)
+        }
+    }
+
+    /// Drains an endpoint of whichever node.
+    pub(super) fn drain(&mut self, index: Owner) {
+        let Some(member) = self.member(index) else { return };
+        let Some(id) = self.dice.pick(self.ledger.told().live.keys().copied()) else { return };
+        let ledger = self.ledger.clone();
+        let request = DrainRequest { timeout_ms: self.dice.strikes(300).then_some(500) };
+        self.operate(index, format!("endpoint drain {id}"), async move {
+            let reply = drain::endpoint(&member, &id.to_string(), request).await?;
+            let mut told = ledger.told();
+            told.drained.insert(id);
+            told.log.extend(reply.warnings);
+            Ok(())
+        });
+    }
+
+    /// Clients of an endpoint come or go.
+    pub(super) fn connect(&mut self) {
+        let told = self.ledger.told();
+        let Some(live) = self.dice.pick(told.live.values()) else { return };
+        let open = u32::try_from(self.dice.below(3)).unwrap();
+        self.nodes[live.owner].host.kernel.set_open_connections(live.addresses[0], open);
     }
 
     pub(super) fn create_network(&mut self, index: Owner) {
@@ -169,10 +235,10 @@ impl World {
     }
 
     fn ports(&self) -> Vec<PortSpec> {
-        let port = |number: usize| NonZeroU16::new(u16::try_from(number).unwrap()).unwrap();
+        let target = NonZeroU16::new(80).unwrap();
         let protocol = if self.dice.strikes(500) { Protocol::Tcp } else { Protocol::Udp };
         (0..self.dice.below(3))
-            .map(|_| PortSpec { published: port(8000 + self.dice.below(6)), target: port(80), protocol })
+            .map(|_| PortSpec::new(u16::try_from(8000 + self.dice.below(6)).unwrap(), target, protocol))
             .collect()
     }
 
@@ -181,7 +247,12 @@ impl World {
         let cluster = member.cluster().unwrap();
         let networks = cluster.networks.values().map(|network| network.name.to_string());
         let Some(network) = self.dice.pick(networks) else { return };
-        let request = ServiceCreateRequest { name: self.fresh_name("service"), network, ports: self.ports() };
+        let request = ServiceCreateRequest {
+            name: self.fresh_name("service"),
+            network,
+            ports: self.ports(),
+            ..ServiceCreateRequest::default()
+        };
         self.operate(index, format!("service create {} in {}", request.name, request.network), async move {
             services::create(&member, &request).await.map(|_| ())
         });
@@ -189,9 +260,32 @@ impl World {
 
     pub(super) fn update_service(&mut self, index: Owner) {
         let Some((member, name)) = self.some_service(index) else { return };
-        let request = ServiceUpdateRequest { ports: Some(self.ports()), add_ports: vec![], remove_ports: vec![] };
+        let request = ServiceUpdateRequest { ports: Some(self.ports()), ..ServiceUpdateRequest::default() };
         self.operate(index, format!("service update {name}"), async move {
             services::update(&member, &name, &request).await.map(|_| ())
+        });
+    }
+
+    /// A service gains, changes or loses its health check.
+    pub(super) fn change_check(&mut self, index: Owner) {
+        let Some((member, name)) = self.some_service(index) else { return };
+        let health = self.dice.strikes(700).then(|| HealthCheck {
+            probe: Probe::Tcp,
+            port: NonZeroU16::new(80),
+            interval: Duration::from_millis(self.dice.pick([500, 2000]).unwrap()),
+            timeout: HealthCheck::TIMEOUT_DEFAULT,
+            rise: u8::try_from(1 + self.dice.below(2)).unwrap(),
+            fall: u8::try_from(1 + self.dice.below(3)).unwrap(),
+        });
+        self.operate(index, format!("service update {name}: {health:?}"), async move {
+            let name = name.parse().unwrap();
+            let decide = |fresh: &Fresh| {
+                let Some(service) = fresh.cluster.service_named(&name) else { return Ok(Decision::Already(())) };
+                let service = Service { health: health.clone(), ..service.clone() };
+                let write = put(record::key_of_service(service.id), record::encode_service(&service));
+                Ok(Decision::Write(vec![write], ()))
+            };
+            configure(&*member.store, decide).await.map(|_| ())
         });
     }
 

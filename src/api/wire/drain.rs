@@ -1,0 +1,59 @@
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/endpoints/{endpoint}/drain`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    /// How long its connections may take to finish, in milliseconds; without it, as long as its service says.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+}
+
+impl DrainRequest {
+    /// The longest [`Self::timeout_ms`]: a day. Who wants more asks again.
+    pub const TIMEOUT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+}
+
+/// `DELETE /v1/endpoints/{endpoint}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetachRequest {
+    /// Whether to take it off at once, without waiting for the other nodes and for its connections.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How a drain, a detach or a release went.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DrainReply {
+    /// The connections still open when the waiting ended, where they were waited for and are known.
+    pub connections: Option<u32>,
+    /// What did not go as it should: nodes that have not confirmed, connections that were still open.
+    pub warnings: Vec<String>,
+}
+
+/// How far a drain is, of a node or of one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// Whether it drains at all.
+    pub draining: bool,
+    /// The live nodes, each of which has to confirm that it sends no new connections.
+    pub nodes: u32,
+    /// The names of those that have not confirmed yet.
+    pub waiting_for: Vec<String>,
+    /// The replicas that drain, by name.
+    pub replicas: Vec<DrainingReplica>,
+    /// The longest time that their services give their connections to finish, in milliseconds.
+    pub timeout_ms: u64,
+    /// Whether all have confirmed and no connection is open any more.
+    pub done: bool,
+}
+
+/// A replica that drains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainingReplica {
+    /// The name of its endpoint.
+    pub name: String,
+    /// The connections still open to it; not known before all nodes have confirmed.
+    pub connections: Option<u32>,
+}

@@ -1,0 +1,103 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
+
+use crate::model::{Cluster, Flow, L4, PortMode, ServiceId};
+
+/// Which of the connections that a kernel tracks lead nowhere, and would go on leading their packets there.
+///
+/// Translation is decided by a connection's first packet, and UDP has no last one: a client that keeps sending keeps the entry,
+/// long after the replica is gone or before there was one. TCP meets the same when a client comes back with the source port of
+/// a connection whose replica vanished without a word: the new SYN belongs to the old entry (for five days, by the usual
+/// time-out). A draining replica keeps its record and so its connections.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StaleFlows {
+    /// The networks' prefixes.
+    prefixes: BTreeSet<IpNet>,
+    /// The endpoints' addresses, and whose replicas they are.
+    endpoints: BTreeMap<IpAddr, Option<ServiceId>>,
+    /// The VIPs.
+    vips: BTreeMap<IpAddr, ServiceId>,
+    /// The ports that the kernel answers, and the services behind each: several if each answers elsewhere.
+    ports: BTreeMap<(L4, u16), BTreeSet<ServiceId>>,
+    /// The other nodes' addresses, whose published ports a container here asks in vain: it is served here.
+    peers: BTreeSet<IpAddr>,
+}
+
+impl StaleFlows {
+    /// As a cluster has it.
+    pub fn of(cluster: &Cluster) -> Self {
+        let mut ports: BTreeMap<(L4, u16), BTreeSet<ServiceId>> = BTreeMap::new();
+        for service in cluster.services.values() {
+            for port in service.ports.iter().filter(|port| port.mode == PortMode::Kernel) {
+                ports.entry((port.protocol, port.published.get())).or_default().insert(service.id);
+            }
+        }
+        let services = cluster.services.values();
+        Self {
+            prefixes: cluster.networks.values().flat_map(|network| &network.subnets).map(|s| s.prefix).collect(),
+            endpoints: cluster
+                .endpoints
+                .values()
+                .flat_map(|endpoint| endpoint.addresses.iter().map(|address| (*address, endpoint.service)))
+                .collect(),
+            vips: services.flat_map(|service| service.vips.iter().map(|vip| (*vip, service.id))).collect(),
+            ports,
+            peers: cluster.nodes.values().map(|node| node.underlay).collect(),
+        }
+    }
+
+    /// Whether flows that were well before may be stale now: an endpoint has gone, or there is one more way in.
+    pub fn may_have_more_than(&self, before: &Self) -> bool {
+        before.endpoints.iter().any(|(address, service)| self.endpoints.get(address) != Some(service))
+            || self.vips.iter().any(|(vip, service)| before.vips.get(vip) != Some(service))
+            || self.ports.iter().any(|(port, services)| before.ports.get(port) != Some(services))
+    }
+
+    /// Whether a connection leads nowhere, on a host with the addresses `local`.
+    pub fn contains(&self, flow: &Flow, local: &BTreeSet<IpAddr>) -> bool {
+        if flow.is_translated() {
+            return self.leads_to_nobody(flow);
+        }
+        flow.protocol == L4::Udp && self.should_have_been_translated(flow.client.ip(), flow.asked, local)
+    }
+
+    /// Translated to an address that nobody has any more, or that somebody else has now.
+    fn leads_to_nobody(&self, flow: &Flow) -> bool {
+        match self.endpoints.get(&flow.replica.ip()) {
+            None => self.is_ours(flow.replica.ip()),
+            Some(service) => {
+                let vip = self.vips.get(&flow.asked.ip());
+                let published = self.ports.get(&(flow.protocol, flow.asked.port()));
+                match (vip, published) {
+                    (Some(vip), _) => *service != Some(*vip),
+                    (None, Some(services)) if !self.is_ours(flow.asked.ip()) => {
+                        service.is_none_or(|service| !services.contains(&service))
+                    }
+                    // By a rule that is not ours.
+                    (None, _) => false,
+                }
+            }
+        }
+    }
+
+    /// Begun before its port was published or its VIP given: its packets pass the front door for ever (kubernetes#59368).
+    fn should_have_been_translated(&self, client: IpAddr, asked: SocketAddr, local: &BTreeSet<IpAddr>) -> bool {
+        if self.vips.contains_key(&asked.ip()) {
+            return true;
+        }
+        let is_from_here = || local.contains(&client) || self.is_ours(client);
+        self.ports.contains_key(&(L4::Udp, asked.port()))
+            && (local.contains(&asked.ip()) || (self.peers.contains(&asked.ip()) && is_from_here()))
+    }
+
+    fn is_ours(&self, address: IpAddr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(&address))
+    }
+}
+
+#[cfg(test)]
+mod tests;
