@@ -19,4 +19,5 @@ pub mod overlay;
 pub mod peer;
 pub mod plan;
 pub mod probe;
+pub mod proxy;
 pub mod store;

@@ -116,7 +116,7 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
         text(o.service_update("web", update).await),
         text(o.service_remove("web").await),
         text(o.attach(attach).await),
-        text(o.endpoint_drain("front/web-1", DrainRequest { timeout_ms: Some(1500) }).await),
+        text(o.endpoint_drain("front/web-1", DrainRequest { timeout: Some("1500ms".parse().unwrap()) }).await),
         text(o.endpoint_drain_view("front/web-1").await),
         text(o.detach("front/web-1", DetachRequest { force: true }).await),
         text(o.release("front/web-1").await),

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
-use std::{env, fmt::Write as _, fs, net::IpAddr, path::PathBuf};
+use std::{env, fmt::Write as _, fs, net::IpAddr, path::PathBuf, time::Duration};
 
 use weft::{
     desired::desired,
@@ -11,9 +11,9 @@ use weft::{
     kernel::nft::render,
     mesh::{Balancing, balancing},
     model::{
-        Availability, Block, Cluster, ClusterId, ClusterSettings, Endpoint, EndpointId, EndpointState, HostFacts,
-        HostState, Judgement, L4, MarkMask, NetnsRef, Network, NetworkId, Node, NodeId, PublishedPort, Service,
-        ServiceId,
+        Availability, Bind, Block, Cluster, ClusterId, ClusterSettings, Endpoint, EndpointId, EndpointMode,
+        EndpointState, HostFacts, HostState, Judgement, L4, Lb, MarkMask, NetnsRef, Network, NetworkId, Node, NodeId,
+        PortMode, PublishedPort, Service, ServiceId,
     },
     plan::plan,
 };
@@ -57,6 +57,8 @@ fn cases() -> Vec<Case> {
         ("ipv6_network", ipv6(nodes("192.0.2", 2)), advertised),
         ("dual_stack", dual(web()), facts()),
         ("ipv6_network_on_a_small_underlay", ipv6(nodes("192.0.2", 2)), small),
+        ("doors_of_their_own", doors(web()), facts()),
+        ("clients_keep_their_replica", sticky(web()), facts()),
     ]
 }
 
@@ -227,6 +229,34 @@ fn internal(mut cluster: Cluster) -> Cluster {
     let network = cluster.networks.get_mut(&network_id(1)).unwrap();
     network.internal = true;
     network.mtu = Some(1300);
+    cluster
+}
+
+/// The same port at two addresses and a device; one that the agent carries and one at loopback, which have no rows; SCTP; no
+/// VIP.
+fn doors(mut cluster: Cluster) -> Cluster {
+    let service = cluster.services.values_mut().next().unwrap();
+    let port = |bind, published: u16, protocol| PublishedPort {
+        bind,
+        ..PublishedPort::new(published.try_into().unwrap(), 8080.try_into().unwrap(), protocol)
+    };
+    let address = |text: &str| Bind::Address(text.parse().unwrap());
+    service.ports = vec![
+        port(address("192.0.2.1"), 80, L4::Tcp),
+        port(address("2001:db8::1"), 80, L4::Tcp),
+        port(Bind::Device("eth1".parse().unwrap()), 80, L4::Tcp),
+        port(address("127.0.0.1"), 81, L4::Tcp),
+        PublishedPort { mode: PortMode::Proxy(Default::default()), ..port(Bind::Any, 82, L4::Tcp) },
+        port(Bind::Any, 36412, L4::Sctp),
+    ];
+    service.lb = Lb::Random;
+    service.endpoint_mode = EndpointMode::Dnsrr;
+    service.vips.clear();
+    cluster
+}
+
+fn sticky(mut cluster: Cluster) -> Cluster {
+    cluster.services.values_mut().next().unwrap().affinity = Some(Duration::from_secs(300));
     cluster
 }
 

@@ -261,9 +261,7 @@ impl World {
                     port_rules.push(Rule::RememberPort { family, protocol, shard, first, slots, pick, memory });
                     sets.entry(SetName::Sticky(family)).or_default();
                     let takers = sets.entry(SetName::Takers(family)).or_default();
-                    takers.extend(
-                        chosen.iter().map(|taker| (SetKey::ServiceAddress(service, *taker), SetValue::Nothing)),
-                    );
+                    takers.extend(chosen.iter().map(|taker| (SetKey::Address(*taker), SetValue::Service(service))));
                 }
                 vip_rules.push(Rule::BalanceVip { family, shard, first, slots, pick });
                 port_rules.push(Rule::BalancePort { family, protocol, shard, first, slots, pick });
@@ -463,7 +461,14 @@ fn loose_ends(state: &HostState) -> BTreeMap<&'static str, String> {
             let target = match map.get(&SetKey::Slot(Slot(slot))) {
                 Some(SetValue::Address(address)) => Some(*address),
                 Some(SetValue::Target(target)) => Some(target.ip()),
-                Some(SetValue::Nothing | SetValue::Goto(_) | SetValue::Mark(_) | SetValue::Zone(_)) | None => None,
+                Some(
+                    SetValue::Nothing
+                    | SetValue::Goto(_)
+                    | SetValue::Mark(_)
+                    | SetValue::Zone(_)
+                    | SetValue::Service(_),
+                )
+                | None => None,
             };
             if !target.is_some_and(is_routed) {
                 ends.insert("replicas have routes", format!("{rule} slot {slot}: {target:?}"));
@@ -473,7 +478,7 @@ fn loose_ends(state: &HostState) -> BTreeMap<&'static str, String> {
     // Nor is anybody remembered whom nothing leads to.
     for family in Family::BOTH.into_iter().filter(|_| is_open) {
         for key in ruleset.sets.get(&SetName::Takers(family)).into_iter().flat_map(BTreeMap::keys) {
-            if !matches!(key, SetKey::ServiceAddress(_, taker) if is_routed(*taker)) {
+            if !matches!(key, SetKey::Address(taker) if is_routed(*taker)) {
                 ends.insert("replicas have routes", format!("{key:?}"));
             }
         }

@@ -6,6 +6,8 @@
 mod by_hand;
 mod measure;
 mod names;
+mod node_lost;
+mod proxy;
 mod report;
 mod rolling_update;
 
@@ -33,7 +35,13 @@ const RUNS: usize = 21;
 type Part = (&'static str, fn() -> Result<()>);
 
 /// Every part, in the order in which all of them run.
-const PARTS: &[Part] = &[("paths", paths), ("names", names::run), ("rolling-update", rolling_update::run)];
+const PARTS: &[Part] = &[
+    ("paths", paths),
+    ("names", names::run),
+    ("proxy", proxy::run),
+    ("rolling-update", rolling_update::run),
+    ("node-lost", node_lost::run),
+];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

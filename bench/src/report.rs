@@ -58,6 +58,7 @@ pub(crate) enum Unit {
     PerSecond,
     GbitPerSecond,
     Milliseconds,
+    Microseconds,
     Mebibytes,
     Ratio,
 }
@@ -67,7 +68,7 @@ impl Unit {
         match self {
             Self::PerSecond => 0,
             Self::GbitPerSecond | Self::Milliseconds => 2,
-            Self::Mebibytes => 1,
+            Self::Mebibytes | Self::Microseconds => 1,
             Self::Ratio => 3,
         }
     }
@@ -79,6 +80,7 @@ impl fmt::Display for Unit {
             Self::PerSecond => " /s",
             Self::GbitPerSecond => " Gbit/s",
             Self::Milliseconds => " ms",
+            Self::Microseconds => " us",
             Self::Mebibytes => " MiB",
             Self::Ratio => "",
         })
@@ -111,6 +113,15 @@ pub(crate) fn ratio(what: &str, unit: Unit, pairs: &Pairs, goal: f64) {
     println!("  weft     {}", weft.show(unit));
     println!("  by hand  {}", by_hand.show(unit));
     println!("  ratio    {}: {}\n", ratios.show(Unit::Ratio), Goal::AtLeast(goal).verdict(ratios.median()));
+}
+
+/// Prints weft's measurements beside another program's, whichever is better being said by the goal for their ratio.
+pub(crate) fn beside(other: &str, what: &str, unit: Unit, pairs: &Pairs, goal: Goal) {
+    let Pairs { weft, by_hand, ratios } = pairs;
+    println!("{what}");
+    println!("  weft     {}", weft.show(unit));
+    println!("  {other:<8} {}", by_hand.show(unit));
+    println!("  ratio    {}: {}\n", ratios.show(Unit::Ratio), goal.verdict(ratios.median()));
 }
 
 /// Prints measurements that stand for themselves.

@@ -58,8 +58,15 @@ pub(crate) fn kill_group(leader: i32) {
     let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
 }
 
-/// Kills what runs in a namespace and removes its name.
+/// Where iproute2 looks for a namespace's own files; `weft attach` writes a resolv.conf there.
+pub(crate) const NETNS_FILES: &str = "/etc/netns";
+
+/// Kills what runs in a namespace and removes its name and its files.
 pub(crate) fn remove_namespace(name: &str) -> io::Result<()> {
+    match fs::remove_dir_all(Path::new(NETNS_FILES).join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     if !Path::new("/run/netns").join(name).exists() {
         return Ok(());
     }
@@ -82,7 +89,9 @@ pub(crate) fn sweep() -> Result<()> {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     let is_orphan = |name: &String| owner_by_name(name).is_some_and(|owner| !is_alive(owner));
-    for name in entries(Path::new("/run/netns"))?.filter(is_orphan) {
+    let names: BTreeSet<String> =
+        entries(Path::new("/run/netns"))?.chain(entries(Path::new(NETNS_FILES))?).filter(is_orphan).collect();
+    for name in names {
         if let Err(error) = remove_namespace(&name) {
             eprintln!("warning: the orphaned namespace {name} stays: {error}");
         }

@@ -133,21 +133,43 @@ impl Host {
 
     /// Starts the agent and waits until it answers.
     pub fn start_agent(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.weft);
+        command.args(self.agent_words());
+        self.start_agent_by(command)
+    }
+
+    /// As [`Host::start_agent`], under a service manager that keeps its listening sockets and starts it again whenever it ends
+    /// ([`testkit::manage`]).
+    pub fn start_managed_agent(&mut self) -> Result<()> {
+        let mut command = Command::new(crate::topology::beside_us("weft-testkit")?);
+        command.arg("manage").arg(self.pid_file()).arg(self.folder.join("notify")).arg(&self.weft);
+        command.args(self.agent_words());
+        self.start_agent_by(command)
+    }
+
+    /// The id of the process that the service manager runs as the agent now.
+    pub fn managed_pid(&self) -> Result<i32> {
+        let text = fs::read_to_string(self.pid_file()).context("no managed agent has been started")?;
+        text.trim().parse().with_context(|| format!("{text:?} is no process id"))
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.folder.join("agent.pid")
+    }
+
+    fn agent_words(&self) -> Vec<std::ffi::OsString> {
+        let address = self.door(self.underlay, 0).ip().to_string();
+        let [config, data, run] = ["weft.toml", "data", "run"].map(|name| self.folder.join(name).into());
+        let mut words: Vec<std::ffi::OsString> =
+            ["agent", "--node", &self.name, "--advertise", &address, "--metrics", METRICS].map(Into::into).into();
+        words.extend(["--config".into(), config, "--data-dir".into(), data, "--run-dir".into(), run]);
+        words
+    }
+
+    fn start_agent_by(&mut self, mut command: Command) -> Result<()> {
         ensure!(self.agent.is_none(), "the agent of {} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(self.log()).context("the log cannot be opened")?;
-        let mut command = Command::new(&self.weft);
-        command
-            .args(["agent", "--node", &self.name, "--advertise", &self.door(self.underlay, 0).ip().to_string()])
-            .args(["--metrics", METRICS])
-            .arg("--config")
-            .arg(self.folder.join("weft.toml"))
-            .arg("--data-dir")
-            .arg(self.folder.join("data"))
-            .arg("--run-dir")
-            .arg(self.folder.join("run"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("the log cannot be shared")?)
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone().context("the log cannot be shared")?).stderr(log);
         let mut agent = self.netns.start(format!("the agent of {}", self.name), command)?;
         let answers = wait_until(format!("the agent of {} answers", self.name), AGENT_START_BOUND, || {
             if let Some(status) = agent.ended()? {
@@ -353,6 +375,19 @@ impl Container {
         self.program = Some(start_replica(&self.netns, &self.name, port)?);
         Ok(())
     }
+}
+
+/// Starts a replica's program whose `/health` is answered as the file `mood` says, see [`testkit::serve_moody`], and waits until
+/// it answers.
+pub fn start_moody(netns: &Netns, name: &str, port: u16, mood: &Path) -> Result<Process> {
+    let mut command = Command::new(crate::topology::beside_us("weft-testkit")?);
+    command.args(["moody", &port.to_string(), name]).arg(mood).stdin(Stdio::null()).stdout(Stdio::null());
+    let here = SocketAddr::from(([127, 0, 0, 1], port));
+    netns.enter(|| {
+        let process = Process::start(format!("the moody replica {name}"), command)?;
+        wait_until(format!("the replica {name} answers"), SERVE_BOUND, || testkit::ask(here, SERVE_BOUND))?;
+        Ok(process)
+    })
 }
 
 /// Starts the replica's program in a namespace and waits until it answers there.

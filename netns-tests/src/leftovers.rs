@@ -6,6 +6,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use crate::cleanup::NETNS_FILES;
+
 /// Set in every process that is started here, and so in all that it starts: the id of the process that has to end it.
 pub(crate) const OWNER: &str = "WEFT_TEST_OWNER";
 
@@ -21,7 +23,11 @@ impl Machine {
     /// Looks now.
     pub fn look() -> Result<Self> {
         let mut things = BTreeMap::new();
-        for (kind, folder) in [("namespace", Path::new("/run/netns")), ("folder", &std::env::temp_dir())] {
+        for (kind, folder) in [
+            ("namespace", Path::new("/run/netns")),
+            ("files of namespace", Path::new(NETNS_FILES)),
+            ("folder", &std::env::temp_dir()),
+        ] {
             for name in entries(folder)? {
                 if let Some(owner) = owner_by_name(&name) {
                     things.insert(format!("{kind} {name}"), Some(owner));

@@ -18,7 +18,7 @@ mod topology;
 pub mod updating;
 mod wait;
 
-pub use host::{Container, Host, Run, start_replica};
+pub use host::{Container, Host, Run, start_moody, start_replica};
 pub use isolated::isolated;
 pub use kernel_view::KernelView;
 pub use leftovers::Machine;

@@ -265,6 +265,16 @@ impl Topology {
         &self.underlay
     }
 
+    /// Pulls host number `index`'s cable: it keeps its address and hears and reaches nobody.
+    pub fn cut(&self, index: usize) -> Result<()> {
+        self.underlay.ip(&format!("link set {} down", self.host(index).name())).map(drop)
+    }
+
+    /// Plugs the cable in again.
+    pub fn heal(&self, index: usize) -> Result<()> {
+        self.underlay.ip(&format!("link set {} up", self.host(index).name())).map(drop)
+    }
+
     /// The folder that holds everything of this topology's files.
     pub fn folder(&self) -> &std::path::Path {
         &self.folder.path

@@ -13,7 +13,7 @@ use std::{
 
 use netns_tests::isolated;
 use weft::{
-    kernel::conntrack::Conntrack,
+    kernel::conntrack::{Conntrack, FlowEvent, FlowEvents, Happening},
     model::{Flow, L4},
 };
 
@@ -180,5 +180,77 @@ fn thousands_are_forgotten_in_batches() {
         println!("{forgotten} forgotten in {:?}", begun.elapsed());
         assert_eq!(forgotten, 4000);
         assert_eq!(conntrack.forget(Arc::new(Flow::is_translated)).await.unwrap(), 1000);
+    });
+}
+
+/// Hears until `count` events have come.
+async fn hear(events: &mut FlowEvents, count: usize) -> Vec<FlowEvent> {
+    let mut heard = Vec::new();
+    while heard.len() < count {
+        let next = tokio::time::timeout(PATIENCE, events.next(100, |event| heard.push(event))).await;
+        assert!(!next.expect("no event comes").unwrap(), "events were lost");
+    }
+    heard
+}
+
+#[test]
+fn beginnings_and_ends_of_translated_connections_are_told_with_what_came_of_them() {
+    isolated(|| async {
+        world();
+        let conntrack = Conntrack::open().unwrap();
+        conntrack.count_bytes().unwrap();
+        let mut events = conntrack.listen().unwrap();
+        for family in [0, 1] {
+            let server = TcpListener::bind(address(REPLICAS[family], 80)).unwrap();
+            // Not translated: never told.
+            let _direct = connect(&server, address(REPLICAS[family], 80));
+            let (client, end) = connect(&server, address(VIPS[family], 80));
+            let began = hear(&mut events, 1).await.remove(0);
+            assert_eq!(began.happening, Happening::Began);
+            assert_eq!(
+                (began.flow.asked, began.flow.replica),
+                (address(VIPS[family], 80), address(REPLICAS[family], 80))
+            );
+            assert_eq!(began.flow.client, client.local_addr().unwrap());
+            let now = conntrack.look_at(vec![began.handle.clone()]).await.unwrap().remove(0).unwrap();
+            assert!(now.is_answered && now.bytes.is_some_and(|bytes| bytes > 100), "{now:?}");
+
+            // A port on which nobody listens: the reset ends the entry at once, unanswered.
+            assert!(TcpStream::connect_timeout(&address(VIPS[family], 81), PATIENCE).is_err());
+            let refused = hear(&mut events, 2).await;
+            assert_eq!([refused[0].happening, refused[1].happening], [Happening::Began, Happening::Ended]);
+            assert_eq!(refused[0].handle.id(), refused[1].handle.id());
+            assert!(!refused[1].flow.is_answered, "{refused:?}");
+            let gone = conntrack.look_at(vec![refused[0].handle.clone()]).await.unwrap();
+            assert_eq!(gone, [None]);
+
+            // Forgotten while it lives: told with its bytes.
+            conntrack.forget(Arc::new(|flow: &Flow| flow.asked.port() == 80 && flow.is_translated())).await.unwrap();
+            let ended = hear(&mut events, 1).await.remove(0);
+            assert_eq!((ended.happening, ended.handle.id()), (Happening::Ended, began.handle.id()));
+            assert!(ended.flow.is_answered && ended.flow.bytes.is_some_and(|bytes| bytes > 100), "{ended:?}");
+            drop((client, end));
+        }
+
+        // With its ears closed it is told nothing, afterwards neither.
+        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+        events.mute().unwrap();
+        client.send_to(b"x", address(VIPS[0], 1)).unwrap();
+        events.unmute().unwrap();
+        client.send_to(b"x", address(VIPS[0], 2)).unwrap();
+        let heard = hear(&mut events, 1).await;
+        assert_eq!(heard.iter().map(|event| event.flow.asked.port()).collect::<Vec<_>>(), [2], "{heard:?}");
+
+        // More than fits is told as lost, and then it goes on.
+        for port in 1000..9000 {
+            client.send_to(b"x", address(VIPS[0], port)).unwrap();
+        }
+        let mut is_lossy = false;
+        while !is_lossy {
+            let next = tokio::time::timeout(PATIENCE, events.next(100_000, |_| {})).await;
+            is_lossy = next.expect("the loss is not told").unwrap();
+        }
+        client.send_to(b"x", address(VIPS[0], 9999)).unwrap();
+        assert_eq!(hear(&mut events, 1).await.last().unwrap().flow.asked.port(), 9999);
     });
 }

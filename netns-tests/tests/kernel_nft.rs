@@ -354,7 +354,7 @@ fn a_misshapen_table_is_replaced_whole() {
         &["add set inet weft mine { type ipv4_addr; }"],
         &["add chain inet weft forward { policy drop; }"],
         &["add element inet weft networks4 { 10.200.0.1-10.200.0.6 }"],
-        &["add element inet weft ports { sctp . 80 : goto port_tcp_80 }"],
+        &["add element inet weft ports { udplite . 80 : goto port_tcp_80 }"],
         &["add element inet weft ports { tcp . 81 : drop }"],
         &["add set inet weft peers4x { type ipv4_addr; }"],
         &["delete table inet weft", "add table inet weft { flags dormant; }"],

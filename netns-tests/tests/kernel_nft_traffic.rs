@@ -16,12 +16,13 @@ use std::{
 };
 
 use weft::{
-    model::{Bind, Chain, ChainName, Family, L4, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot},
+    model::{Bind, Chain, ChainName, Family, L4, Rule, ServiceId, SetKey, SetName, SetValue, Slot},
     plan::NftChange,
 };
 
 mod nft_support;
 #[path = "nft_support/world.rs"]
+#[expect(dead_code, reason = "other tests use other parts")]
 mod world;
 
 #[path = "../../tests/goldens/rulesets.rs"]

@@ -41,7 +41,7 @@ fn count_up(topology: &Topology, host: &Host) -> Result<()> {
 #[test]
 fn connections_and_bytes_are_counted_where_they_enter() {
     scenario(2, |topology| {
-        let replicas = topology.web(3)?;
+        let _replicas = topology.web(3)?;
         let (first, second) = (topology.host(0), topology.host(1));
         let elsewhere = by_replica(second)?;
         count_up(topology, first)?;
@@ -49,7 +49,8 @@ fn connections_and_bytes_are_counted_where_they_enter() {
         count_up(topology, second)?;
 
         let vip = topology.vip("web", 8080)?;
-        request(replicas[0].netns(), vip, 3)?;
+        let asker = first.attach("blue", "asker", "")?;
+        request(asker.netns(), vip, 3)?;
         let sheet = wait_until("the VIP's connections are counted", BOUND, || {
             let sheet = first.weft_json("service inspect web")?;
             let entrances = sheet["traffic"]["entrances"].as_array().cloned().unwrap_or_default();

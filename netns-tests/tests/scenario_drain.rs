@@ -69,7 +69,7 @@ fn the_time_is_kept_and_what_is_open_goes_on() {
         let timeout = format!("{}s", SHORT.as_secs());
         let run = topology.host(0).weft_words(&["endpoint", "drain", busy, "--timeout", &timeout])?;
         ensure!(run.status.success() && run.took >= SHORT, "{run:?}");
-        ensure!(run.stderr.contains("still open after 2 s"), "{run:?}");
+        ensure!(run.stderr.contains("was still open after 2s"), "{run:?}");
         ensure!(run.stdout.trim() == format!("endpoint {busy} takes no new connections"), "{run:?}");
         let exchanged = held.exchanges();
         wait_until("the held connection goes on", NOTICE_BOUND, || {
@@ -86,6 +86,7 @@ fn the_time_is_kept_and_what_is_open_goes_on() {
 fn detach_waits_and_keeps_the_address_meanwhile() {
     scenario(2, |topology| {
         let replicas = topology.web(2)?;
+        topology.host(0).weft_ok(&format!("service update web --drain {LONG}"))?;
         let held = hold(topology, &replicas)?;
         let host = topology.host(0);
         let (busy, address) = (replicas[0].name(), replicas[0].address());

@@ -187,6 +187,7 @@ impl Member {
             clusters: followed.cluster.subscribe(),
             judgements: member.judgements.clone(),
             heals: heals.clone(),
+            reconciler: Arc::clone(&reconciler),
             findings: Arc::clone(&member.findings),
             metrics: Arc::clone(metrics),
         };

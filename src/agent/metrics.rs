@@ -1,5 +1,6 @@
 //! What the agent counts, by the prometheus crate, and the small server that shows it at `/metrics`.
 
+mod proxied;
 mod questions;
 
 use std::{
@@ -67,6 +68,8 @@ pub(super) struct Metrics {
     pub(super) peer_round_trip: GaugeVec,
     /// Replicas that left balancing by way of this node, by service and by how it went: `done`, or `cut_short`.
     pub(super) drain_outcomes: IntCounterVec,
+    /// What goes through the proxy.
+    pub(super) proxied: proxied::Proxied,
     growth: Mutex<Growth>,
 }
 
@@ -153,6 +156,7 @@ impl Metrics {
                 "Drains that were asked for at this node and have ended: done, cut_short (a node had not confirmed or connections were open when their time was over), or forced.",
                 &["service", "outcome"],
             )?,
+            proxied: proxied::Proxied::new(&registry)?,
             growth: Mutex::default(),
             registry,
         })

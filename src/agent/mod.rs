@@ -19,6 +19,7 @@ mod metrics;
 mod naming;
 mod operations;
 mod presence;
+mod proxies;
 mod reconciler;
 mod report;
 mod views;
@@ -47,8 +48,13 @@ use self::{
     identity::Identity,
     member::{Member, OpenStore},
     metrics::Metrics,
+    proxies::Proxies,
 };
-use crate::{api, kernel::LinuxKernel};
+use crate::{
+    api,
+    kernel::LinuxKernel,
+    proxy::{Handed, Proxy},
+};
 
 /// What the command line says; what it leaves out comes from the configuration file or is a default.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +96,7 @@ async fn daemon(options: Options) -> anyhow::Result<()> {
         host: Arc::new(LinuxHost { kernel: Arc::clone(&kernel), mark_mask: config.mark_mask }),
         kernel,
         metrics: Arc::new(Metrics::new()?),
+        proxies: Proxies::new(Proxy::start(Handed::from_environment()).context("cannot start the proxy's threads")?),
         member: RwLock::default(),
         trouble: RwLock::default(),
         changing: Mutex::default(),
@@ -129,6 +136,7 @@ pub(crate) struct Agent {
     kernel: Arc<LinuxKernel>,
     host: Arc<dyn Host>,
     metrics: Arc<Metrics>,
+    proxies: Arc<Proxies>,
     member: RwLock<Option<Arc<Member>>>,
     /// Why there is no membership although there should be one.
     trouble: RwLock<Option<String>>,
@@ -145,6 +153,13 @@ impl Agent {
         if let Some(member) = &member {
             let tally = Arc::clone(&self.metrics.questions);
             naming::start(member, self.config.resolv_conf.clone(), tally);
+            self.proxies.open();
+            let judgements = member.judgements.subscribe();
+            member.also_run(proxies::follow(Arc::clone(&self.proxies), member.clusters.clone(), judgements));
+        } else {
+            let proxies = Arc::clone(&self.proxies);
+            // It waits until the doors are closed.
+            let _ = tokio::task::spawn_blocking(move || proxies.close()).await;
         }
         *self.trouble.write().await = None;
         *self.member.write().await = member;

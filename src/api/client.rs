@@ -33,7 +33,7 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_mins(2);
 
 /// How long the answer to a drain may take: the agent itself waits for connections as long as it was told to, at most so long, and
 /// is through with all else well within [`ANSWER_WAIT_MAX`].
-const DRAIN_WAIT_MAX: Duration = Duration::from_millis(DrainRequest::TIMEOUT_MS_MAX).saturating_add(ANSWER_WAIT_MAX);
+const DRAIN_WAIT_MAX: Duration = DrainRequest::TIMEOUT_MAX.saturating_add(ANSWER_WAIT_MAX);
 
 /// The longest answer in bytes: 100,000 endpoints at 400 bytes each are 40 MB.
 const ANSWER_LEN_MAX: usize = 64 << 20;

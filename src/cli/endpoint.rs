@@ -1,15 +1,18 @@
-use std::{num::NonZeroU16, path::PathBuf, time::Duration};
+use std::{num::NonZeroU16, path::PathBuf};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
     drain::{self, Of, watching},
+    named_netns::NamedNetns,
     output::{Cell, Format, Sheet, Table},
     progress::waiting,
 };
 use crate::api::{
     Operations, Refusal,
-    wire::{AttachRequest, DEFAULT_IFNAME, DetachRequest, DrainRequest, EndpointState, EndpointView, NetnsTarget},
+    wire::{
+        AttachRequest, DEFAULT_IFNAME, DetachRequest, DrainRequest, EndpointState, EndpointView, NetnsTarget, Span,
+    },
 };
 
 /// `weft endpoint`.
@@ -37,8 +40,8 @@ pub(super) struct DrainArgs {
     #[command(flatten)]
     endpoint: EndpointArgs,
     /// How long its connections may take, such as 30s or 5m [default: what its service says]
-    #[arg(long, value_name = "D", value_parser = drain::timeout)]
-    timeout: Option<Duration>,
+    #[arg(long, value_name = "D")]
+    timeout: Option<Span>,
 }
 
 /// `weft detach`.
@@ -117,8 +120,7 @@ impl DrainArgs {
     /// Drains it and returns what to print.
     async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         let Self { endpoint: EndpointArgs { endpoint }, timeout } = self;
-        let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-        let work = agent.endpoint_drain(&endpoint, DrainRequest { timeout_ms });
+        let work = agent.endpoint_drain(&endpoint, DrainRequest { timeout });
         let reply = watching(&format!("draining {endpoint}"), agent, Of::Endpoint(&endpoint), work).await?;
         drain::tell(&reply);
         let verb = if reply.warnings.is_empty() { "drained" } else { "takes no new connections" };
@@ -130,9 +132,13 @@ impl DetachArgs {
     /// Detaches it and returns what to print.
     pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         let Self { endpoint: EndpointArgs { endpoint }, force } = self;
+        let netns = NamedNetns::left_by(agent, &endpoint).await;
         let work = agent.detach(&endpoint, DetachRequest { force });
         let reply = watching(&format!("detaching {endpoint}"), agent, Of::Endpoint(&endpoint), work).await?;
         drain::tell(&reply);
+        if let Some(netns) = netns {
+            netns.remove_resolv_conf();
+        }
         Ok(format!("endpoint {endpoint} detached\n"))
     }
 }
@@ -142,18 +148,16 @@ impl AttachArgs {
     pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         let Self { target, network, name, aliases, service, ip, ifname, weight, format } = self;
         let what = format!("attaching to {network}");
-        let request = AttachRequest {
-            netns: target.resolve()?,
-            network,
-            name,
-            aliases,
-            service,
-            ip,
-            ifname,
-            weight,
-            loopback_up: false,
+        let netns = target.resolve()?;
+        let named = match &netns {
+            NetnsTarget::Path(path) => NamedNetns::of_path(path),
+            NetnsTarget::Pid(_) => None,
         };
+        let request = AttachRequest { netns, network, name, aliases, service, ip, ifname, weight, loopback_up: false };
         let reply = waiting(&what, agent.attach(request)).await?;
+        if let Some(named) = named {
+            named.write_resolv_conf(&reply.endpoint);
+        }
         format.show(&reply, |reply| {
             let verb = if reply.created { "attached" } else { "already attached" };
             format!("endpoint {} {verb}: {}", reply.endpoint.name, reply.endpoint.addresses.join(", "))

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::api::{
     Operations, Refusal,
-    wire::{Availability, NodeLabelRequest, NodeStatus, NodeView},
+    wire::{Availability, NodeLabelRequest, NodeStatus, NodeView, Span},
 };
 
 /// `weft node`.
@@ -50,9 +50,9 @@ pub(super) struct NodeArgs {
 pub(super) struct DrainArgs {
     #[command(flatten)]
     node: NodeArgs,
-    /// How long the connections may take, such as 30s or 5m; 0 not to wait for them [default: the longest that a service of its replicas says]
-    #[arg(long, value_name = "D", value_parser = drain::timeout)]
-    timeout: Option<Duration>,
+    /// How long the connections may take, such as 30s or 5m; 0s not to wait for them [default: the longest that a service of its replicas says]
+    #[arg(long, value_name = "D")]
+    timeout: Option<Span>,
 }
 
 /// `weft node label`.

@@ -1,4 +1,6 @@
 mod ending;
+mod links;
+mod surroundings;
 
 use std::{
     ffi::OsString,
@@ -24,7 +26,11 @@ use tokio::{
     sync::{mpsc as channel, oneshot},
 };
 
-use self::ending::{Replica, supervise};
+use self::{
+    ending::{Replica, supervise},
+    links::{Link, LinkWord},
+    surroundings::Surroundings,
+};
 use super::{
     complain, drain,
     exec::{self, ExecArgs},
@@ -41,6 +47,8 @@ use crate::api::{
 /// `/proc/PID/task/TID/ns/net`, and the command inherits it from that thread. So it ends with the last of them, whatever
 /// happens, and there is nothing to clean up but the endpoint. If `weft run` itself is killed, the kernel sends the command
 /// SIGTERM: it is not left running without the endpoint's owner.
+///
+/// The command's resolver and hosts are in a mount namespace that ends with it ([`exec::Files`]).
 #[derive(Args)]
 pub(super) struct RunArgs {
     /// The network
@@ -55,6 +63,9 @@ pub(super) struct RunArgs {
     /// The service whose replica it is
     #[arg(long)]
     service: Option<String>,
+    /// A service that the command finds in its environment (ALIAS_PORT and so on) and its /etc/hosts
+    #[arg(long = "link", value_name = "SERVICE[:ALIAS]")]
+    links: Vec<LinkWord>,
     /// The command and its arguments
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -63,9 +74,10 @@ pub(super) struct RunArgs {
 impl RunArgs {
     /// Runs the command attached, and returns its exit code: 128 and the signal's number if a signal ended it.
     pub(super) async fn run(self, agent: &impl Operations) -> Result<u8, Refusal> {
-        let Self { network, name, aliases, service, command } = self;
+        let Self { network, name, aliases, service, links, command } = self;
         // Before anything is made, so that no signal from here on ends us without a detach.
         let mut signals = forwarded_signals()?;
+        let links = Link::find(agent, &network, links).await?;
         let namespace = Namespace::make().await?;
         let name = match name {
             Some(name) => name,
@@ -83,11 +95,13 @@ impl RunArgs {
             loopback_up: true,
         };
         let is_replica = request.service.is_some();
-        let endpoint = waiting("attaching", agent.attach(request)).await?.endpoint.id;
+        let endpoint = waiting("attaching", agent.attach(request)).await?.endpoint;
+        let surroundings = Surroundings::of(&endpoint, &links);
+        let endpoint = endpoint.id;
 
         let outcome = match signals.try_recv() {
             Ok(signal) => Ok(exit_code_of(signal)),
-            Err(_) => match namespace.launch(command).await {
+            Err(_) => match namespace.launch(surroundings, command).await {
                 Ok(mut child) => {
                     let replica = is_replica.then_some(Replica { agent, endpoint: &endpoint });
                     supervise(&mut child, &mut signals, replica).await
@@ -182,10 +196,11 @@ impl Namespace {
     }
 
     /// Starts the command inside.
-    async fn launch(&self, words: Vec<OsString>) -> Result<Child, Refusal> {
+    async fn launch(&self, surroundings: Surroundings, words: Vec<OsString>) -> Result<Child, Refusal> {
         let refuse = |why: String| Refusal::internal(format!("cannot start the command: {why}"));
         let mut command = Command::new("/proc/self/exe");
-        command.arg0(exec::PROGRAM).args(ExecArgs::words(process::id(), words));
+        let Surroundings { files, environment } = surroundings;
+        command.arg0(exec::PROGRAM).args(ExecArgs::words(process::id(), files, words)).envs(environment);
         let (started, child) = oneshot::channel();
         self.launches.send((command, started)).map_err(|_| refuse("the namespace's thread ended".to_owned()))?;
         match child.await {

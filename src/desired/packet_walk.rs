@@ -70,8 +70,10 @@ fn chains(
         // The front door.
         (
             ChainName::NatPrerouting,
-            [Rule::DispatchVip(v4), Rule::DispatchVip(v6)]
+            [Network::RESOLVER_V4.into(), Network::RESOLVER_V6.into()]
+                .map(Rule::SpareResolver)
                 .into_iter()
+                .chain([Rule::DispatchVip(v4), Rule::DispatchVip(v6)])
                 .chain(bound(Rule::DispatchBound))
                 .chain(bound(Rule::DispatchBoundInside))
                 .chain(by_device)

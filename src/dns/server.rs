@@ -11,9 +11,12 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
-    sockopt::{IpFreebind, RcvBufForce, ReuseAddr},
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+        sockopt::{IpFreebind, RcvBufForce, ReuseAddr},
+    },
 };
 use tokio::{
     net::{TcpListener, UdpSocket},
@@ -103,6 +106,10 @@ async fn serve_at(address: IpAddr, shared: Arc<Shared>, trouble: &watch::Sender<
             Err(error) => Err(error),
         };
         if let Err(error) = ended {
+            // A kernel without IPv6 has no containers that ask by it.
+            if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) {
+                return info!(%address, "no questions are answered: {error}");
+            }
             let hint = match error.kind() {
                 io::ErrorKind::AddrInUse => {
                     "; another resolver listens on every address of this host: let it listen on its own alone"

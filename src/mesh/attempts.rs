@@ -32,6 +32,8 @@ pub struct Attempt<H> {
     pub service: ServiceId,
     /// The replica chosen.
     pub replica: EndpointId,
+    /// Its port.
+    pub port: u16,
     /// How to look at it again.
     pub handle: H,
 }
@@ -44,13 +46,13 @@ impl<H> Default for Attempts<H> {
 
 impl<H> Attempts<H> {
     /// A connection begins. It is watched unless enough of its replica are.
-    pub fn begin(&mut self, id: u32, service: ServiceId, replica: EndpointId, handle: H, now: Duration) {
+    pub fn begin(&mut self, id: u32, service: ServiceId, (replica, port): (EndpointId, u16), handle: H, now: Duration) {
         let count = self.counts.entry(replica).or_default();
         if *count >= WATCHED_MAX {
             return;
         }
         self.turn += 1;
-        let attempt = Attempt { turn: self.turn, service, replica, handle };
+        let attempt = Attempt { turn: self.turn, service, replica, port, handle };
         if self.watched.insert(id, attempt).is_none() {
             *count += 1;
         }
@@ -110,7 +112,7 @@ mod tests {
         let service = ServiceId::new(1).unwrap();
         let mut attempts = Attempts::default();
         for id in 0..100 {
-            attempts.begin(id, service, EndpointId(u64::from(id % 2)), (), id * MS);
+            attempts.begin(id, service, (EndpointId(u64::from(id % 2)), 80), (), id * MS);
         }
         assert_eq!(attempts.watched.len(), 2 * WATCHED_MAX);
         assert_eq!(attempts.of(&BTreeSet::from([EndpointId(1)])).len(), WATCHED_MAX);
@@ -120,11 +122,11 @@ mod tests {
         assert_eq!(attempts.end(0).unwrap().turn, 1);
         assert_eq!(attempts.end(2).unwrap().turn, 3);
         assert_eq!(attempts.due(ANSWER_MAX + 2 * MS), [1]);
-        attempts.begin(200, service, EndpointId(0), (), 200 * MS);
+        attempts.begin(200, service, (EndpointId(0), 80), (), 200 * MS);
         assert!(attempts.handle(200).is_some(), "there is room again");
         // One that stays does not let the order grow.
         for id in 1000..2000 {
-            attempts.begin(id, service, EndpointId(5), (), 300 * MS);
+            attempts.begin(id, service, (EndpointId(5), 80), (), 300 * MS);
             attempts.end(id);
         }
         assert!(attempts.order.len() < 200);

@@ -13,7 +13,7 @@ mod source;
 mod stale;
 mod tables;
 
-pub use attempts::Attempts;
+pub use attempts::{Attempt, Attempts};
 pub use balanced::{Balancing, balancing, balancing_among, is_alive};
 pub use draining::{drained_since, draining_on, has_confirmed, open_connections, unconfirmed};
 pub use ejection::{Ejections, Outcome};

@@ -6,10 +6,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
-use crate::model::{Cluster, NodeId};
+use crate::model::{Cluster, Flow, NodeId};
 
 /// The pace of the echoes.
 pub const ECHO_INTERVAL: Duration = Duration::from_millis(200);
@@ -34,6 +35,11 @@ pub fn peers_in_use(cluster: &Cluster, me: NodeId) -> BTreeSet<NodeId> {
     let holders =
         cluster.endpoints.values().filter(|endpoint| endpoint.service.is_some()).map(|endpoint| endpoint.node);
     holders.filter(|node| *node != me && cluster.nodes.contains_key(node)).collect()
+}
+
+/// Whether a connection was sent to one of these replicas and has not been answered.
+pub fn is_stranded(flow: &Flow, replicas: &BTreeSet<IpAddr>) -> bool {
+    flow.is_translated() && !flow.is_answered && replicas.contains(&flow.replica.ip())
 }
 
 /// The peers that are listened for, and what is known of each.

@@ -80,9 +80,8 @@ fn remember(ruleset: &mut Ruleset, service: &Service, choice: &Choice) {
     for family in Family::BOTH {
         ruleset.sets.entry(SetName::Sticky(family)).or_default();
         let takers = ruleset.sets.entry(SetName::Takers(family)).or_default();
-        takers.extend(
-            choice.round(family).iter().map(|taker| (SetKey::ServiceAddress(service.id, *taker), SetValue::Nothing)),
-        );
+        takers
+            .extend(choice.round(family).iter().map(|taker| (SetKey::Address(*taker), SetValue::Service(service.id))));
     }
 }
 

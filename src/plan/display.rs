@@ -153,7 +153,6 @@ fn write_element((key, value): (SetKey, SetValue), f: &mut fmt::Formatter<'_>) -
         SetKey::Address(address) => write!(f, "{address}"),
         SetKey::AddressPort(address, protocol, port) => write!(f, "{address} . {protocol} . {port}"),
         SetKey::DevicePort(device, protocol, port) => write!(f, "{device} . {protocol} . {port}"),
-        SetKey::ServiceAddress(service, address) => write!(f, "{service} . {address}"),
         SetKey::AddressPair(source, destination) => write!(f, "{source} . {destination}"),
         SetKey::Slot(slot) => write!(f, "{}", slot.0),
         SetKey::Mac(mac) => write!(f, "{mac}"),
@@ -165,6 +164,7 @@ fn write_element((key, value): (SetKey, SetValue), f: &mut fmt::Formatter<'_>) -
         SetValue::Goto(chain) => write!(f, " : goto {chain}"),
         SetValue::Mark(mark) => write!(f, " : {mark:#x}"),
         SetValue::Zone(zone) => write!(f, " : {zone}"),
+        SetValue::Service(service) => write!(f, " : {service}"),
         SetValue::Address(address) => write!(f, " : {address}"),
         SetValue::Target(target) => write!(f, " : {} . {}", target.ip(), target.port()),
     }

@@ -205,7 +205,7 @@ fn has_intervals(set: SetName) -> bool {
         | SetSchema::AddressPortToChain(_)
         | SetSchema::DevicePortToChain
         | SetSchema::ClientToAddress(_)
-        | SetSchema::ServiceAddresses(_)
+        | SetSchema::AddressToService(_)
         | SetSchema::AddressPairs(_)
         | SetSchema::SlotToTarget(_)
         | SetSchema::SlotToAddress(_)
@@ -229,7 +229,6 @@ fn overlap(left: SetKey, right: SetKey) -> bool {
             | SetKey::Address(_)
             | SetKey::AddressPort(..)
             | SetKey::DevicePort(..)
-            | SetKey::ServiceAddress(..)
             | SetKey::AddressPair(..)
             | SetKey::Slot(_)
             | SetKey::Mac(_)

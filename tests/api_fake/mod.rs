@@ -415,7 +415,7 @@ fn drain() -> DrainView {
         nodes: 2,
         waiting_for: Vec::new(),
         replicas: vec![replica("web-1", Some(0)), replica("web-2", Some(0))],
-        timeout_ms: 10_000,
+        timeout: "10s".parse().unwrap(),
         done: true,
     }
 }

@@ -49,6 +49,7 @@ pub(crate) fn question_runner() -> Box<dyn Fn(&[u8]) -> String> {
                 assert!(answer.flags & 0x8000 != 0, "a reply that does not say so would go round");
                 assert!(way == Way::Tcp || reply.len() <= 1232, "{} bytes in a datagram", reply.len());
                 assert!(answer.questions.len() <= 1);
+                assert!(!answer.is_truncated() || way == Way::Udp && answer.sections[0].is_empty());
                 let [answers, authority, additional] = answer.sections.each_ref().map(Vec::len);
                 word += &format!("{} {answers} {authority} {additional}", answer.code());
             }

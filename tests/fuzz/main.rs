@@ -16,6 +16,7 @@ mod dns_reader;
 mod mutate;
 #[path = "../names_world/mod.rs"]
 mod names_world;
+mod proxy;
 
 use std::{
     collections::BTreeSet,
@@ -40,6 +41,7 @@ struct Target {
 const TARGETS: &[Target] = &[
     Target { name: "dns_question", seeds: dns::question_seeds, runner: dns::question_runner },
     Target { name: "dns_reply", seeds: dns::reply_seeds, runner: dns::reply_runner },
+    Target { name: "proxy_header", seeds: proxy::header_seeds, runner: proxy::header_runner },
 ];
 
 #[test]
@@ -50,6 +52,11 @@ fn dns_question() {
 #[test]
 fn dns_reply() {
     fuzz("dns_reply");
+}
+
+#[test]
+fn proxy_header() {
+    fuzz("proxy_header");
 }
 
 /// Long enough for some ten thousand inputs without optimisation.

@@ -91,8 +91,7 @@ pub(crate) fn everything() -> Ruleset {
             vec![(SetKey::AddressPort(bound, L4::Tcp, 80), SetValue::Goto(ChainName::Port(L4::Tcp, 80, at(family))))],
         );
         set(SetName::Sticky(family), vec![]);
-        let taker = SetKey::ServiceAddress(service, address(replica));
-        set(SetName::Takers(family), vec![(taker, SetValue::Nothing)]);
+        set(SetName::Takers(family), vec![(SetKey::Address(address(replica)), SetValue::Service(service))]);
         let itself = SetKey::AddressPair(address(replica), address(replica));
         set(SetName::Hairpin(family), vec![(itself, SetValue::Nothing)]);
         set(SetName::Peers(family), vec![(SetKey::Address(address(peer)), SetValue::Nothing)]);
@@ -120,6 +119,7 @@ pub(crate) fn everything() -> Ruleset {
         (
             ChainName::NatPrerouting,
             [
+                ["169.254.1.1", "fd77:6566::1"].map(|resolver| Rule::SpareResolver(resolver.parse().unwrap())).to_vec(),
                 both(Rule::DispatchVip),
                 both(Rule::DispatchBound),
                 both(Rule::DispatchBoundInside),

@@ -45,6 +45,7 @@ const BENCH_TOOLS: &[Tool] = &[
     ("dnsperf", "dnsperf", "measures answers to questions for names"),
     ("taskset", "util-linux", "keeps a program to one core"),
     ("ss", "iproute2", "sees when iperf3 listens"),
+    ("haproxy", "haproxy", "what proxy mode is measured beside"),
 ];
 
 /// `cargo xtask setup`.

@@ -42,16 +42,36 @@ pub struct LoadReport {
     pub replicas: BTreeMap<String, u64>,
     /// The slowest answer.
     pub slowest: Duration,
+    /// When those that failed were sent, in no order.
+    pub failed_sent: Vec<Instant>,
+}
+
+impl LoadReport {
+    /// How long after `event` the last request was sent that failed; nothing if none was.
+    pub fn failing_for(&self, event: Instant) -> Option<Duration> {
+        self.failed_sent.iter().filter_map(|sent| sent.checked_duration_since(event)).max()
+    }
 }
 
 impl Load {
     /// Starts `rate_per_s` requests a second from inside `netns`, to each of `servers` in turn.
     pub fn start(netns: &Netns, servers: Vec<SocketAddr>, rate_per_s: u32) -> Result<Self> {
+        Self::start_impatient(netns, servers, rate_per_s, REQUEST_TIMEOUT)
+    }
+
+    /// As [`Load::start`]; a request that takes longer than `timeout` has failed. With a short one the pace is kept while many
+    /// fail.
+    pub fn start_impatient(
+        netns: &Netns,
+        servers: Vec<SocketAddr>,
+        rate_per_s: u32,
+        timeout: Duration,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let report = Arc::new(Mutex::new(LoadReport::default()));
         let (stopped, shared) = (Arc::clone(&stop), Arc::clone(&report));
         let driver = netns.enter_detached(move || {
-            drive(&servers, rate_per_s, &stopped, &shared);
+            drive(&servers, rate_per_s, timeout, &stopped, &shared);
             Ok(())
         })?;
         Ok(Self { stop, report, driver })
@@ -71,7 +91,7 @@ impl Load {
 }
 
 /// The workers share one clock: request n is due at n / rate, whoever is free sends it.
-fn drive(servers: &[SocketAddr], rate_per_s: u32, stop: &AtomicBool, report: &Mutex<LoadReport>) {
+fn drive(servers: &[SocketAddr], rate_per_s: u32, timeout: Duration, stop: &AtomicBool, report: &Mutex<LoadReport>) {
     let begun = Instant::now();
     let next = AtomicU64::new(0);
     let work = || {
@@ -82,7 +102,7 @@ fn drive(servers: &[SocketAddr], rate_per_s: u32, stop: &AtomicBool, report: &Mu
             // The remainder is less than the number of servers.
             let server = servers[usize::try_from(turn % servers.len() as u64).unwrap_or(0)];
             let sent = Instant::now();
-            let answer = ask(server, REQUEST_TIMEOUT);
+            let answer = ask(server, timeout);
             let took = sent.elapsed();
             let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
             report.requests += 1;
@@ -93,6 +113,7 @@ fn drive(servers: &[SocketAddr], rate_per_s: u32, stop: &AtomicBool, report: &Mu
                 }
                 Err(error) => {
                     report.failed += 1;
+                    report.failed_sent.push(sent);
                     *report.errors.entry(format!("{error:#}")).or_default() += 1;
                 }
             }

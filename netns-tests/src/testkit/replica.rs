@@ -87,7 +87,7 @@ fn answer_stream(stream: &TcpStream, name: &str) -> std::io::Result<()> {
 }
 
 /// The next line without its end, or nothing at the end of the stream.
-fn read_line(reader: &mut impl BufRead) -> std::io::Result<Option<String>> {
+pub(super) fn read_line(reader: &mut impl BufRead) -> std::io::Result<Option<String>> {
     let mut bytes = Vec::new();
     let mut limited = std::io::Read::take(reader, LINE_MAX as u64);
     if limited.read_until(b'\n', &mut bytes)? == 0 {
@@ -98,7 +98,7 @@ fn read_line(reader: &mut impl BufRead) -> std::io::Result<Option<String>> {
 }
 
 /// What a replica says: its name and the client's address as it sees it, an IPv4 client in IPv4's notation.
-fn line(name: &str, client: SocketAddr) -> String {
+pub(super) fn line(name: &str, client: SocketAddr) -> String {
     let address: IpAddr = client.ip().to_canonical();
     format!("replica={name} client={}", SocketAddr::new(address, client.port()))
 }

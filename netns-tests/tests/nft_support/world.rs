@@ -136,8 +136,8 @@ pub(crate) fn ruleset() -> Ruleset {
         ruleset.sets.insert(SetName::Targets(family, 7), targets);
         ruleset.sets.insert(SetName::Replicas(family, 255), addresses);
         let service = ServiceId::new(7).unwrap();
-        let takers = replicas.iter().map(|text| SetKey::ServiceAddress(service, text.parse().unwrap()));
-        ruleset.sets.insert(SetName::Takers(family), takers.map(|taker| (taker, SetValue::Nothing)).collect());
+        let takers = replicas.iter().map(|text| SetKey::Address(text.parse().unwrap()));
+        ruleset.sets.insert(SetName::Takers(family), takers.map(|taker| (taker, SetValue::Service(service))).collect());
     }
     for chain in ruleset.chains.values_mut() {
         for rule in &mut chain.rules {

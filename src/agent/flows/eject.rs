@@ -13,15 +13,21 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 use tracing::{info, warn};
 
 use super::tally::Tally;
 use crate::{
     agent::{member::Member, metrics::Metrics},
-    kernel::conntrack::{Conntrack, FlowEvent, FlowEvents, FlowHandle, Happening},
-    mesh::{self, Attempts, Ejections, Outcome, Roster},
-    model::{Cluster, EndpointId, L4, NodeId},
+    kernel::{
+        KernelError,
+        conntrack::{Conntrack, FlowEvent, FlowEvents, FlowHandle, Happening},
+    },
+    mesh::{self, Attempt, Attempts, Ejections, Outcome, Roster},
+    model::{Cluster, EndpointId, Judgement, L4, NodeId},
 };
 
 /// Events are counted in windows of this length.
@@ -57,7 +63,7 @@ pub(in crate::agent) async fn eject_failing(
             }
             Err(error) => warn!("replicas that fail connections are not noticed: {error}; trying again"),
         }
-        tokio::time::sleep(RETRY).await;
+        sleep(RETRY).await;
     }
 }
 
@@ -66,8 +72,8 @@ struct Watcher {
     tally: Arc<Tally>,
     metrics: Arc<Metrics>,
     started: Instant,
-    clusters: tokio::sync::watch::Receiver<Option<Arc<Cluster>>>,
-    judgements: tokio::sync::watch::Receiver<crate::model::Judgement>,
+    clusters: watch::Receiver<Option<Arc<Cluster>>>,
+    judgements: watch::Receiver<Judgement>,
     /// The cluster that the next three were made from, and the nodes that do not answer.
     cluster: Option<(Arc<Cluster>, BTreeSet<NodeId>)>,
     roster: Roster,
@@ -96,7 +102,7 @@ impl Watcher {
         self.started.elapsed()
     }
 
-    async fn run(mut self, member: &Weak<Member>, mut events: FlowEvents) -> Result<(), crate::kernel::KernelError> {
+    async fn run(mut self, member: &Weak<Member>, mut events: FlowEvents) -> Result<(), KernelError> {
         let mut window = Instant::now();
         let mut heard = 0;
         loop {
@@ -111,7 +117,7 @@ impl Watcher {
                 events.unmute()?;
             }
             let is_full = heard >= EVENTS_MAX;
-            if is_full {
+            if is_full && !events.is_muted() {
                 events.mute()?;
                 self.metrics.flow_pauses.inc();
             }
@@ -171,7 +177,7 @@ impl Watcher {
     }
 
     /// Takes in what was heard, and what has had its time.
-    async fn digest(&mut self, batch: Vec<FlowEvent>) -> Result<(), crate::kernel::KernelError> {
+    async fn digest(&mut self, batch: Vec<FlowEvent>) -> Result<(), KernelError> {
         let now = self.now();
         // By turn, so that they are told in the order of their beginning.
         let mut outcomes = BTreeMap::new();
@@ -182,7 +188,8 @@ impl Watcher {
                 Happening::Began => {
                     self.tally.began(spread);
                     if flow.protocol == L4::Tcp {
-                        self.attempts.begin(handle.id(), spread.service, spread.replica, handle, now);
+                        let to = (spread.replica, flow.replica.port());
+                        self.attempts.begin(handle.id(), spread.service, to, handle, now);
                     }
                 }
                 Happening::Ended => {
@@ -193,7 +200,7 @@ impl Watcher {
                         if outcome == Outcome::Failed {
                             refusing.insert(attempt.replica);
                         }
-                        outcomes.insert(attempt.turn, (attempt.service, attempt.replica, outcome));
+                        outcomes.insert(attempt.turn, (attempt, outcome));
                     }
                 }
             }
@@ -203,8 +210,8 @@ impl Watcher {
         for (ids, silence) in [(due, Some(Outcome::Failed)), (beside, None)] {
             self.look(ids, silence, &mut outcomes).await?;
         }
-        for (_, (service, replica, outcome)) in outcomes {
-            if self.ejections.note(service, replica, outcome, now) {
+        for (Attempt { service, replica, port, .. }, outcome) in outcomes.into_values() {
+            if self.ejections.note(service, replica, port, outcome, now) {
                 info!(replica = %self.name_of(replica), "ejected on this node: connections to it failed");
                 self.tally.ejected(service, replica);
             }
@@ -217,8 +224,8 @@ impl Watcher {
         &mut self,
         ids: Vec<u32>,
         silence: Option<Outcome>,
-        outcomes: &mut BTreeMap<u64, (crate::model::ServiceId, EndpointId, Outcome)>,
-    ) -> Result<(), crate::kernel::KernelError> {
+        outcomes: &mut BTreeMap<u64, (Attempt<FlowHandle>, Outcome)>,
+    ) -> Result<(), KernelError> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -236,7 +243,7 @@ impl Watcher {
                 && let Some(attempt) = self.attempts.end(id)
                 && let Some(outcome) = outcome
             {
-                outcomes.insert(attempt.turn, (attempt.service, attempt.replica, outcome));
+                outcomes.insert(attempt.turn, (attempt, outcome));
             }
         }
         Ok(())

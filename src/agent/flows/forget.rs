@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Looks without a cause: against what nobody thought of.
-const PERIOD: Duration = Duration::from_secs(300);
+const PERIOD: Duration = Duration::from_mins(5);
 
 /// After a look that failed.
 const RETRY: Duration = Duration::from_secs(5);

@@ -1,13 +1,14 @@
 //! Health, as far as this node can see: its own replicas, which it probes and of which it tells the store, and its peers, of which
 //! it tells nobody but its own reconcile loop.
 //!
-//! Three tasks for the life of a membership: [`replicas::keep`] asks replicas, [`verdicts::keep`] writes what came of it into the
-//! store, [`peers::keep`] sends echoes. None waits for another: with the store away, probing goes on, and the verdicts are written
+//! Four tasks for the life of a membership: [`replicas::keep`] asks replicas, [`verdicts::keep`] writes what came of it into the
+//! store, [`peers::keep`] sends echoes, [`stranded::keep`] frees connections from silent peers. None waits for another: with the store away, probing goes on, and the verdicts are written
 //! when it is back. What they know is lost with them, and is found out again in a few seconds; a replica's state is not, it lies in
 //! its record.
 
 pub(super) mod peers;
 pub(super) mod replicas;
+pub(super) mod stranded;
 pub(super) mod verdicts;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{host::Host, metrics::Metrics, views};
+use super::{host::Host, metrics::Metrics, reconciler::Reconciler, views};
 use crate::{
     api::wire::{EndpointState, ReplicaView},
     mesh::peers::PeerReport,
@@ -106,6 +107,8 @@ pub(super) struct Work {
     pub(super) judgements: watch::Sender<Judgement>,
     /// Told each time that a way to others has healed, by which requests to the store may have been stuck.
     pub(super) heals: watch::Sender<u64>,
+    /// The loop that acts upon what is told.
+    pub(super) reconciler: Arc<Reconciler>,
     /// What people are shown.
     pub(super) findings: Arc<Findings>,
     /// Counters.
@@ -118,6 +121,7 @@ pub(super) fn tasks(work: Work) -> Vec<BoxFuture<'static, ()>> {
     vec![
         Box::pin(replicas::keep(work.clone(), verdicts)),
         Box::pin(verdicts::keep(work.clone(), told)),
+        Box::pin(stranded::keep(work.clone())),
         Box::pin(peers::keep(work)),
     ]
 }

@@ -21,7 +21,7 @@ use crate::{
     },
     api::{
         Refusal,
-        wire::{DrainReply, DrainRequest, DrainView, DrainingReplica},
+        wire::{DrainReply, DrainRequest, DrainView, DrainingReplica, Span},
     },
     mesh,
     model::{Cluster, Draining, Endpoint, EndpointId, EndpointState, NodeId, Service},
@@ -52,16 +52,15 @@ pub(super) enum Patience {
 
 /// Drains one endpoint of whichever node; it stays attached.
 pub(super) async fn endpoint(member: &Member, text: &str, request: DrainRequest) -> Result<DrainReply, Refusal> {
-    if request.timeout_ms.is_some_and(|timeout| timeout > DrainRequest::TIMEOUT_MS_MAX) {
-        return Err(Refusal::invalid(format!(
-            "cannot wait for longer than {} s: ask again after that",
-            DrainRequest::TIMEOUT_MS_MAX / 1000
-        )));
+    let time = request.timeout.map(Duration::from);
+    if time.is_some_and(|time| time > DrainRequest::TIMEOUT_MAX) {
+        return Err(Refusal::invalid(format!("cannot wait for longer than {}", Span::from(DrainRequest::TIMEOUT_MAX)))
+            .with_hint("ask again after that"));
     }
     // Read anew: what was attached a moment ago by another client may not have come round yet.
     let fresh = read(&*member.store).await?;
     let id = lookup::endpoint(&fresh.cluster, text)?.id;
-    leave(member, fresh, id, Patience::Connections(request.timeout_ms.map(Duration::from_millis))).await
+    leave(member, fresh, id, Patience::Connections(time)).await
 }
 
 /// Takes an endpoint out of balancing and waits until it can go; nothing to wait for if it has gone.
@@ -125,14 +124,14 @@ async fn wait(member: &Member, leaving: &Leaving, patience: Patience) -> DrainRe
         reply.connections = finished(member, endpoint.id, time).await;
         match reply.connections {
             Some(0) => {}
-            Some(open) => reply.warnings.push(format!(
-                "{open} connection{} to {name} still open after {}",
-                if open == 1 { " was" } else { "s were" },
-                seconds(time)
+            Some(1) => reply.warnings.push(format!("1 connection to {name} was still open after {}", Span::from(time))),
+            Some(open) => {
+                reply.warnings.push(format!("{open} connections to {name} were still open after {}", Span::from(time)));
+            }
+            None => reply.warnings.push(format!(
+                "its node did not tell within {} whether connections to {name} are open",
+                Span::from(time)
             )),
-            None => reply
-                .warnings
-                .push(format!("its node did not tell within {} whether connections to {name} are open", seconds(time))),
         }
     }
     let service = service.as_ref().map_or("", |service| service.name.as_str());
@@ -224,13 +223,6 @@ fn view(cluster: &Cluster, since: Option<u64>, replicas: &[&Endpoint]) -> DrainV
         done: since.is_some() && waiting.is_empty() && replicas.iter().all(|replica| replica.connections == Some(0)),
         waiting_for: waiting.into_iter().map(|node| views::node_name(cluster, node)).collect(),
         replicas,
-        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-    }
-}
-
-fn seconds(time: Duration) -> String {
-    match time.as_millis() {
-        millis if millis % 1000 == 0 => format!("{} s", millis / 1000),
-        millis => format!("{millis} ms"),
+        timeout: timeout.into(),
     }
 }

@@ -91,6 +91,7 @@ fn reconcile(agent: &Agent, member: &Member) -> Option<ReconcileView> {
 async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> Vec<String> {
     let mut warnings = agent.config.not_applied(&member.identity);
     warnings.extend(member.naming.troubles());
+    warnings.extend(agent.proxies.troubles());
     match &*member.health.borrow() {
         StoreHealth::Away(reason) => {
             warnings.push(format!("the store is away: what runs keeps running, changes are refused ({reason})"));
@@ -133,6 +134,7 @@ async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> 
 
 /// Brings the gauges up to date, just before somebody reads them.
 pub(in crate::agent) async fn gather(agent: &Agent) {
+    agent.metrics.proxied.update(&agent.proxies.counts());
     let Some(member) = agent.membership().await else { return };
     let Some(cluster) = member.cluster() else { return };
     let metrics = &agent.metrics;

@@ -1,17 +1,21 @@
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+use super::Span;
 
 /// `POST /v1/endpoints/{endpoint}/drain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DrainRequest {
-    /// How long its connections may take to finish, in milliseconds; without it, as long as its service says.
+    /// How long its connections may take to finish; without it, as long as its service says.
     #[serde(default)]
-    pub timeout_ms: Option<u64>,
+    pub timeout: Option<Span>,
 }
 
 impl DrainRequest {
-    /// The longest [`Self::timeout_ms`]: a day. Who wants more asks again.
-    pub const TIMEOUT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+    /// The longest [`Self::timeout`]. Who wants more asks again.
+    pub const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 }
 
 /// `DELETE /v1/endpoints/{endpoint}`.
@@ -43,8 +47,8 @@ pub struct DrainView {
     pub waiting_for: Vec<String>,
     /// The replicas that drain, by name.
     pub replicas: Vec<DrainingReplica>,
-    /// The longest time that their services give their connections to finish, in milliseconds.
-    pub timeout_ms: u64,
+    /// The longest time that their services give their connections to finish.
+    pub timeout: Span,
     /// Whether all have confirmed and no connection is open any more.
     pub done: bool,
 }

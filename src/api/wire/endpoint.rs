@@ -1,8 +1,8 @@
-use std::num::NonZeroU16;
+use std::{net::IpAddr, num::NonZeroU16};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model;
+use crate::model::{self, Network};
 
 /// What a container's device is called unless somebody says otherwise.
 pub const DEFAULT_IFNAME: &str = "eth0";
@@ -39,6 +39,18 @@ pub struct EndpointView {
     /// What its last failed probe said, where the node that answers holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+}
+
+impl EndpointView {
+    /// Where its programs ask for names: its node answers there, in each family that it has.
+    pub fn resolvers(&self) -> Vec<IpAddr> {
+        let has = |family: fn(&IpAddr) -> bool| {
+            self.addresses.iter().filter_map(|address| address.parse().ok()).any(|address| family(&address))
+        };
+        let (v4, v6) = (has(IpAddr::is_ipv4), has(IpAddr::is_ipv6));
+        let resolvers = [v4.then_some(Network::RESOLVER_V4.into()), v6.then_some(Network::RESOLVER_V6.into())];
+        resolvers.into_iter().flatten().collect()
+    }
 }
 
 /// Where an endpoint stands in its life.

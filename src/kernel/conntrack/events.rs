@@ -136,6 +136,11 @@ impl FlowEvents {
         Ok(())
     }
 
+    /// Whether it does not listen.
+    pub fn is_muted(&self) -> bool {
+        self.is_muted
+    }
+
     /// Listens again.
     pub fn unmute(&mut self) -> Result<(), KernelError> {
         if self.is_muted {

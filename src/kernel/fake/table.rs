@@ -145,7 +145,7 @@ fn fits(schema: SetSchema, key: SetKey, value: SetValue) -> bool {
         | (SetSchema::MacToZone, SetKey::Mac(_), SetValue::Zone(_)) => true,
         (SetSchema::AddressToChain(family), SetKey::Address(address), SetValue::Goto(_))
         | (SetSchema::AddressPortToChain(family), SetKey::AddressPort(address, ..), SetValue::Goto(_))
-        | (SetSchema::ServiceAddresses(family), SetKey::ServiceAddress(_, address), SetValue::Nothing)
+        | (SetSchema::AddressToService(family), SetKey::Address(address), SetValue::Service(_))
         | (SetSchema::Addresses(family), SetKey::Address(address), SetValue::Nothing)
         | (SetSchema::SlotToAddress(family), SetKey::Slot(_), SetValue::Address(address)) => {
             Family::of(address) == family

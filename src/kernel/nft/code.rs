@@ -1,6 +1,6 @@
 //! The instructions that rules are made of: each method writes one expression, or the few that always go together.
 //!
-//! Registers: 1 is 16 bytes wide and also the 4-byte registers 8 to 11; 2 likewise 12 to 15, 3 likewise 16 to 19. The fields of a concatenation
+//! Registers: 1 is 16 bytes wide and also the 4-byte registers 8 to 11; 2 likewise 12 to 15; the last one is 23. The fields of a concatenation
 //! follow each other in 4-byte steps, so the second field behind 4 bytes in register 1 is register 9, and behind 16 bytes it
 //! is register 2.
 
@@ -19,17 +19,14 @@ pub(super) const REG_2: u32 = 2;
 /// The second register of 4 bytes, a part of the first of 16.
 pub(super) const REG32_01: u32 = 9;
 
-/// The third register of 16 bytes.
-const REG_3: u32 = 3;
-/// The register of 4 bytes behind the first 4 of [`REG_3`].
-const REG32_09: u32 = 17;
-/// The register of 4 bytes behind an address in [`REG32_01`].
-fn register_behind_second(family: Family) -> u32 {
-    match family {
-        Family::V4 => 10,
-        Family::V6 => 13,
-    }
-}
+/// The last of the registers of 4 bytes that an IPv6 address at [`REG32_01`] takes.
+const REG32_04: u32 = 12;
+/// The one behind it.
+const REG32_05: u32 = 13;
+/// Where the rules of affinity keep a replica's address: a register of 4 bytes with room for 16.
+const COPY: u32 = 15;
+/// Where they keep service and client: the last five registers of 4 bytes.
+const CLIENT: u32 = 19;
 
 /// `NFT_DYNSET_OP_UPDATE` and `NFT_DYNSET_OP_DELETE` in `linux/netfilter/nf_tables.h`.
 const DYNSET_UPDATE: u32 = 1;
@@ -39,6 +36,14 @@ const DYNSET_DELETE: u32 = 2;
 const RTN_LOCAL: u32 = 2;
 /// `ARPHRD_ETHER` in `linux/if_arp.h`.
 const ARPHRD_ETHER: u16 = 1;
+
+/// The register behind an address at [`REG32_01`].
+pub(super) fn register_behind_second(family: Family) -> u32 {
+    match family {
+        Family::V4 => 10,
+        Family::V6 => REG32_05,
+    }
+}
 
 /// The register behind an address at the start of register 1.
 pub(super) fn register_behind(family: Family) -> u32 {
@@ -145,8 +150,12 @@ impl Code<'_, '_> {
     }
 
     pub(super) fn compare(&mut self, operation: Compare, with: &[u8]) {
+        self.compare_from(REG_1, operation, with);
+    }
+
+    fn compare_from(&mut self, register: u32, operation: Compare, with: &[u8]) {
         self.expression("cmp", |cmp| {
-            cmp.number(1, REG_1);
+            cmp.number(1, register);
             cmp.number(2, operation as u32);
             cmp.data(3, with);
         });
@@ -362,43 +371,78 @@ impl Code<'_, '_> {
         });
     }
 
-    /// The replica that the client came to last, if it still takes connections; its address goes to the register that is
-    /// returned. The client's time begins anew.
-    pub(super) fn recall(&mut self, family: Family, memory: Memory) -> u32 {
-        self.client_key(family, memory.service);
-        self.look_up_from(REG_3, SetName::Sticky(family), Some(REG32_01));
+    /// The replica that the client came to last, if it still takes connections for the service; its address goes to register 9.
+    /// The client's time begins anew.
+    pub(super) fn recall(&mut self, family: Family, memory: Memory) {
         self.immediate(REG_1, &service_bytes(memory.service));
-        self.look_up(SetName::Takers(family), None);
-        self.memorise(DYNSET_UPDATE, family, memory, REG32_01);
-        REG32_01
-    }
-
-    /// Remembers that the client came to the replica with the address in register 1.
-    pub(super) fn remember(&mut self, family: Family, memory: Memory) {
+        self.prepare_copy(family);
         self.client_key(family, memory.service);
-        self.memorise(DYNSET_DELETE, family, memory, REG_1);
-        self.memorise(DYNSET_UPDATE, family, memory, REG_1);
+        self.look_up_from(CLIENT, SetName::Sticky(family), Some(REG32_01));
+        self.copy(family);
+        self.look_up_from(COPY, SetName::Takers(family), Some(REG32_05));
+        self.compare_from(REG32_05, Compare::Equal, &service_bytes(memory.service));
+        self.memorise(DYNSET_UPDATE, family, memory);
     }
 
-    /// A port known beforehand behind the address that [`Self::recall`] found.
-    pub(super) fn recalled_port(&mut self, family: Family, port: u16) -> u32 {
-        let register = register_behind_second(family);
-        self.immediate(register, &port.to_be_bytes());
-        register
+    /// Looks the slot in register 1 up and remembers that the client came to the replica there; its address goes to register 9.
+    pub(super) fn look_up_and_remember(&mut self, family: Family, map: SetName, memory: Memory) {
+        self.prepare_copy(family);
+        self.look_up(map, Some(REG32_01));
+        self.client_key(family, memory.service);
+        self.copy(family);
+        self.memorise(DYNSET_DELETE, family, memory);
+        self.memorise(DYNSET_UPDATE, family, memory);
     }
 
-    /// Service and client to register 3.
+    /// Service and client.
     fn client_key(&mut self, family: Family, service: ServiceId) {
-        self.immediate(REG_3, &service_bytes(service));
-        self.address(family, Side::Source, REG32_09);
+        self.immediate(CLIENT, &service_bytes(service));
+        self.address(family, Side::Source, CLIENT + 1);
     }
 
-    fn memorise(&mut self, operation: u32, family: Family, memory: Memory, replica: u32) {
+    /// What [`Self::copy`] wants to be there before the value that it copies.
+    fn prepare_copy(&mut self, family: Family) {
+        self.address(family, Side::Destination, COPY);
+        if family == Family::V6 {
+            self.payload(Base::Network, 24, 4, REG32_04);
+        }
+    }
+
+    /// Copies the address at register 9, which was looked up, to [`COPY`].
+    ///
+    /// nft 1.0.6 does not know how long a value is that was looked up in a map, and aborts where it is looked up again or put into
+    /// another map (`netlink_parse_concat_expr` in its netlink_delinearize.c). It keeps account of the first register of a value
+    /// alone: so the copy begins one register ahead, and where the address comes to lie nft still sees what was there before,
+    /// the packet's destination, and lists that. Only the first packets of connections walk this.
+    fn copy(&mut self, family: Family) {
+        match family {
+            Family::V4 => self.copy_registers(REG_1, COPY - 1, 8),
+            Family::V6 => {
+                self.copy_registers(REG_1, COPY - 1, 16);
+                self.copy_registers(REG32_04, COPY + 3, 4);
+            }
+        }
+    }
+
+    /// At most 16 bytes.
+    fn copy_registers(&mut self, from: u32, to: u32, length: u32) {
+        let length_bytes = usize::try_from(length).unwrap_or_default();
+        self.expression("bitwise", |bitwise| {
+            bitwise.number(1, from);
+            bitwise.number(2, to);
+            bitwise.number(3, length);
+            bitwise.number(6, 0);
+            bitwise.data(4, &[u8::MAX; 16][..length_bytes]);
+            bitwise.data(5, &[0; 16][..length_bytes]);
+        });
+    }
+
+    fn memorise(&mut self, operation: u32, family: Family, memory: Memory) {
         self.expression("dynset", |dynset| {
             dynset.text(1, &SetName::Sticky(family).to_string());
             dynset.number(3, operation);
-            dynset.number(4, REG_3);
-            dynset.number(5, replica);
+            dynset.number(4, CLIENT);
+            dynset.number(5, COPY);
             if operation == DYNSET_UPDATE {
                 dynset.bytes(6, &memory.timeout_ms.to_be_bytes());
             }

@@ -29,7 +29,7 @@ pub(super) fn size_max(set: SetName) -> usize {
         | SetSchema::SlotToAddress(_)
         | SetSchema::MacToMark
         | SetSchema::MacToZone
-        | SetSchema::ServiceAddresses(_)
+        | SetSchema::AddressToService(_)
         | SetSchema::AddressPairs(_)
         | SetSchema::Addresses(_) => 64,
         SetSchema::PortToChain
@@ -62,11 +62,10 @@ pub(super) fn write(set: SetName, key: SetKey, value: SetValue, list: &mut Attri
             key.extend(service_bytes(protocol, port));
             write_goto(list, &key, &chain.to_string());
         }
-        (SetSchema::ServiceAddresses(family), SetKey::ServiceAddress(service, address), SetValue::Nothing)
+        (SetSchema::AddressToService(family), SetKey::Address(address), SetValue::Service(service))
             if Family::of(address) == family =>
         {
-            let key = [&u32::from(service.get()).to_ne_bytes(), address_bytes(address).as_slice()].concat();
-            list.nest(nfta::LIST_ELEM, |element| element.data(nfta::SET_ELEM_KEY, &key));
+            write_pair(list, &address_bytes(address), &u32::from(service.get()).to_ne_bytes());
         }
         (SetSchema::AddressPairs(family), SetKey::AddressPair(source, destination), SetValue::Nothing)
             if Family::of(source) == family && Family::of(destination) == family =>
@@ -195,10 +194,9 @@ fn read_one(schema: SetSchema, element: &RawElement) -> Option<(SetKey, SetValue
             let (protocol, port) = read_service(service)?;
             (SetKey::DevicePort(device, protocol, port), goto()?)
         }
-        SetSchema::ServiceAddresses(family) => {
-            let (service, address) = element.key.split_at_checked(4)?;
-            let service = u16::try_from(u32::from_ne_bytes(service.try_into().ok()?)).ok()?;
-            (SetKey::ServiceAddress(ServiceId::new(service)?, read_address(family, address)?), SetValue::Nothing)
+        SetSchema::AddressToService(family) => {
+            let service = u16::try_from(u32::from_ne_bytes(element.value.as_slice().try_into().ok()?)).ok()?;
+            (SetKey::Address(read_address(family, &element.key)?), SetValue::Service(ServiceId::new(service)?))
         }
         SetSchema::AddressPairs(family) => {
             let (source, destination) = element.key.split_at_checked(address_len(family))?;
@@ -407,7 +405,7 @@ mod tests {
             (SetName::Ports, SetKey::Port(L4::Udp, 1), SetValue::Goto(chain)),
             (SetName::Bound(Family::V6), SetKey::AddressPort(v6, L4::Sctp, u16::MAX), port(Bind::Address(v6))),
             (SetName::DevicePorts, SetKey::DevicePort(device, L4::Sctp, u16::MAX), port(Bind::Device(device))),
-            (SetName::Takers(Family::V6), SetKey::ServiceAddress(service, v6), SetValue::Nothing),
+            (SetName::Takers(Family::V6), SetKey::Address(v6), SetValue::Service(service)),
             (SetName::Hairpin(Family::V6), SetKey::AddressPair(v6, v6), SetValue::Nothing),
             (SetName::Vips(Family::V6), SetKey::Address(v6), SetValue::Goto(chain)),
             (SetName::Targets(Family::V6, 0), SetKey::Slot(Slot(1)), SetValue::Target((v6, 1).into())),

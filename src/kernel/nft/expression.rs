@@ -3,12 +3,15 @@
 //! Each rule compiles to what nft 1.0.6 makes of the statement in the rule's documentation, so that `nft list` prints
 //! that statement.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::model::{ChainName, Family, L4, Rule, SetName};
 
 use super::{
-    code::{Base, Code, Compare, Conntrack, Link, Meta, REG_1, REG_VERDICT, Reject, Side, register_behind},
+    code::{
+        Base, Code, Compare, Conntrack, Link, Meta, REG_1, REG_VERDICT, REG32_01, Reject, Side, register_behind,
+        register_behind_second,
+    },
     wire::{Attributes, VERDICT_DROP, VERDICT_GOTO},
 };
 
@@ -115,6 +118,19 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.destination_is_local();
             code.dispatch_device();
         }
+        Rule::SpareResolver(address) => {
+            let family = Family::of(address);
+            code.family(family);
+            code.address(family, Side::Destination, REG_1);
+            match address {
+                IpAddr::V4(address) => code.compare(Compare::Equal, &address.octets()),
+                IpAddr::V6(address) => code.compare(Compare::Equal, &address.octets()),
+            }
+            // The destination's port, whichever of the transport protocols: all have it there.
+            code.payload(Base::Transport, 2, 2, REG_1);
+            code.compare(Compare::Equal, &53_u16.to_be_bytes());
+            code.accept();
+        }
         Rule::DispatchPublished => {
             code.destination_is_local();
             code.dispatch_port();
@@ -136,35 +152,34 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.dispatch_port();
         }
         Rule::RecallPort { family, protocol, target, memory } => {
+            let port = register_behind_second(family);
             code.family(family);
             code.protocol(protocol.number());
-            let replica = code.recall(family, memory);
-            let port = code.recalled_port(family, target);
+            code.recall(family, memory);
+            code.immediate(port, &target.to_be_bytes());
             code.plain("counter");
-            code.translate_destination(family, replica, Some(port));
+            code.translate_destination(family, REG32_01, Some(port));
         }
         Rule::RecallVip { family, memory } => {
             code.family(family);
-            let replica = code.recall(family, memory);
+            code.recall(family, memory);
             code.plain("counter");
-            code.translate_destination(family, replica, None);
+            code.translate_destination(family, REG32_01, None);
         }
         Rule::RememberPort { family, protocol, shard, first, slots, pick, memory } => {
             code.family(family);
             code.protocol(protocol.number());
             code.pick_slot(family, first, slots, pick);
-            code.look_up(SetName::Targets(family, shard), Some(REG_1));
-            code.remember(family, memory);
+            code.look_up_and_remember(family, SetName::Targets(family, shard), memory);
             code.plain("counter");
-            code.translate_destination(family, REG_1, Some(register_behind(family)));
+            code.translate_destination(family, REG32_01, Some(register_behind_second(family)));
         }
         Rule::RememberVip { family, shard, first, slots, pick, memory } => {
             code.family(family);
             code.pick_slot(family, first, slots, pick);
-            code.look_up(SetName::Replicas(family, shard), Some(REG_1));
-            code.remember(family, memory);
+            code.look_up_and_remember(family, SetName::Replicas(family, shard), memory);
             code.plain("counter");
-            code.translate_destination(family, REG_1, None);
+            code.translate_destination(family, REG32_01, None);
         }
         Rule::BalancePort { family, protocol, shard, first, slots, pick } => {
             code.family(family);

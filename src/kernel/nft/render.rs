@@ -1,7 +1,7 @@
 //! The table as text for `nft -f` and for people: what the kernel would be told, without telling it. The rules of session
 //! affinity are for people alone ([`Rule::RecallPort`]).
 
-use std::fmt::Write;
+use std::{fmt::Write, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -56,7 +56,7 @@ fn set_head(set: SetName) -> String {
             let address = address_type(family);
             format!("{}\t\tsize {CLIENTS_MAX}\n\t\tflags dynamic,timeout\n", map(&format!("mark . {address}"), address))
         }
-        SetSchema::ServiceAddresses(family) => format!("set {set} {{\n\t\ttype mark . {}\n", address_type(family)),
+        SetSchema::AddressToService(family) => map(address_type(family), "mark"),
         SetSchema::AddressPairs(family) => {
             let address = address_type(family);
             format!("set {set} {{\n\t\ttype {address} . {address}\n")
@@ -84,7 +84,6 @@ fn key_text(key: &SetKey) -> String {
         SetKey::Address(address) => address.to_string(),
         SetKey::AddressPort(address, protocol, port) => format!("{address} . {protocol} . {port}"),
         SetKey::DevicePort(device, protocol, port) => format!("\"{device}\" . {protocol} . {port}"),
-        SetKey::ServiceAddress(service, address) => format!("{:#010x} . {address}", service.get()),
         SetKey::AddressPair(source, destination) => format!("{source} . {destination}"),
         SetKey::Slot(slot) => slot.0.to_string(),
         SetKey::Mac(mac) => mac.to_string(),
@@ -103,6 +102,7 @@ fn value_text(value: &SetValue) -> String {
         SetValue::Goto(chain) => format!(" : goto {chain}"),
         SetValue::Mark(mark) => format!(" : {mark:#010x}"),
         SetValue::Zone(zone) => format!(" : {zone}"),
+        SetValue::Service(service) => format!(" : {:#010x}", service.get()),
         SetValue::Address(address) => format!(" : {address}"),
         SetValue::Target(target) => format!(" : {} . {}", target.ip(), target.port()),
     }
@@ -135,6 +135,8 @@ fn statement(rule: Rule) -> String {
         }
         Rule::DispatchPublishedAtPeer(family) => format!("iifname \"{ours}\" {}", at_peer(family)),
         Rule::DispatchPublishedAtPeerLocally(family) => at_peer(family),
+        Rule::SpareResolver(IpAddr::V4(address)) => format!("ip daddr {address} th dport 53 accept"),
+        Rule::SpareResolver(IpAddr::V6(address)) => format!("ip6 daddr {address} th dport 53 accept"),
         Rule::RefusePeerPort(port) => format!("iifname \"{ours}\" tcp dport {port} reject with tcp reset"),
         Rule::DispatchVipLocally(family) => format!("{} daddr vmap @{}", header(family), SetName::Vips(family)),
         Rule::DispatchBound(family) => format!("fib daddr type local {}", at_bound(family)),
@@ -255,7 +257,7 @@ fn slot(family: Family, first: Slot, slots: u16, pick: Pick) -> String {
 fn recall(family: Family, memory: Memory) -> String {
     let service = memory.service.get();
     format!(
-        "{service:#010x} . {} saddr map @{} {service:#010x} . {REPLICA} @{} {}",
+        "{service:#010x} . {} saddr map @{} {REPLICA} map @{} {service:#010x} {}",
         header(family),
         SetName::Sticky(family),
         SetName::Takers(family),

@@ -102,7 +102,7 @@ impl Declaration {
                 size: Some(CLIENTS_MAX),
                 ..map(concat(&[mark, address(family)]), address(family))
             },
-            SetSchema::ServiceAddresses(family) => set_of(0, concat(&[mark, address(family)]), Vec::new()),
+            SetSchema::AddressToService(family) => map(address(family), mark),
             SetSchema::AddressPairs(family) => set_of(0, concat(&[address(family); 2]), Vec::new()),
             SetSchema::SlotToTarget(family) => {
                 let target = concat(&[address(family), PORT]);

@@ -73,14 +73,17 @@ pub enum Rule {
     /// `fib daddr type local iifname . meta l4proto . th dport vmap @devports`, in prerouting: ports that answer to what
     /// arrives by one device. Behind those of an address, which are narrower, and ahead of the general ones.
     DispatchDevice,
+    /// Questions for names, at the resolver's address (port 53), are the agent's: a service that publishes port 53 on every
+    /// address of every node shall not take them.
+    SpareResolver(IpAddr),
     /// `fib daddr type local meta l4proto . th dport vmap @ports`, in prerouting.
     DispatchPublished,
     /// `fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @ports` (`ip6 daddr != ::1`), in output:
     /// a connection to loopback has a loopback source, which would need a translation that the kernel path does not do.
     DispatchPublishedLocally(Family),
     /// `meta nfproto FAMILY meta l4proto PROTOCOL`, then `0xSERVICE . ip saddr map @sticky4` gives the replica that the client came
-    /// to last; if it is still there (`0xSERVICE . REPLICA @takers4`), `update @sticky4 { 0xSERVICE . ip saddr timeout TIMEOUT :
-    /// REPLICA } counter dnat ip to REPLICA . TARGET`. nft has no words for a value that is looked up once and used three times, so what
+    /// to last; if it is still there (`REPLICA map @takers4 0xSERVICE`), `update @sticky4 { 0xSERVICE . ip saddr timeout TIMEOUT :
+    /// REPLICA } counter dnat ip to REPLICA . TARGET`. nft has no words for a value that is looked up once and used three times; what
     /// it lists is close to this and cannot be loaded.
     RecallPort {
         /// The replicas' family.
@@ -244,6 +247,7 @@ impl Rule {
             | Self::ClampMss(..)
             | Self::DropSpoofed
             | Self::RefusePeerPort(_)
+            | Self::SpareResolver(_)
             | Self::ReturnToIngress(_)
             | Self::RefuseTcp
             | Self::RefuseOther
@@ -269,6 +273,7 @@ impl Rule {
             | Self::RememberIngress
             | Self::DropSpoofed
             | Self::RefusePeerPort(_)
+            | Self::SpareResolver(_)
             | Self::ReturnToIngress(_)
             | Self::DispatchVip(_)
             | Self::DispatchVipLocally(_)

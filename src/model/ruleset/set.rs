@@ -28,7 +28,7 @@ pub enum SetName {
     /// `sticky4`, `sticky6`: service . client to the replica that the client came to last. The kernel fills and empties it as
     /// connections come and times run out; weft makes it and never looks into it.
     Sticky(Family),
-    /// `takers4`, `takers6`: service . address of each replica that takes new connections, for services with affinity.
+    /// `takers4`, `takers6`: a replica's address to its service, if it takes new connections and the service has affinity.
     Takers(Family),
     /// `hairpin4`, `hairpin6`: source . destination of a local replica that calls itself.
     Hairpin(Family),
@@ -59,8 +59,8 @@ pub enum SetSchema {
     DevicePortToChain,
     /// Service and client to a replica's address, each with a time to live, put there by the kernel alone.
     ClientToAddress(Family),
-    /// [`SetKey::ServiceAddress`] alone.
-    ServiceAddresses(Family),
+    /// [`SetKey::Address`] to [`SetValue::Service`].
+    AddressToService(Family),
     /// [`SetKey::AddressPair`] alone.
     AddressPairs(Family),
     /// [`SetKey::Slot`] to [`SetValue::Target`].
@@ -88,7 +88,7 @@ impl SetName {
             Self::DevicePorts => SetSchema::DevicePortToChain,
             Self::Vips(family) => SetSchema::AddressToChain(family),
             Self::Sticky(family) => SetSchema::ClientToAddress(family),
-            Self::Takers(family) => SetSchema::ServiceAddresses(family),
+            Self::Takers(family) => SetSchema::AddressToService(family),
             Self::Hairpin(family) => SetSchema::AddressPairs(family),
             Self::Targets(family, _) => SetSchema::SlotToTarget(family),
             Self::Replicas(family, _) => SetSchema::SlotToAddress(family),
@@ -179,8 +179,6 @@ pub enum SetKey {
     AddressPort(IpAddr, L4, u16),
     /// The device that a packet arrives by, with protocol and port.
     DevicePort(DeviceName, L4, u16),
-    /// A service and the address of one of its replicas.
-    ServiceAddress(ServiceId, IpAddr),
     /// A source and a destination address.
     AddressPair(IpAddr, IpAddr),
     /// A slot.
@@ -204,6 +202,8 @@ pub enum SetValue {
     Mark(u32),
     /// A conntrack zone.
     Zone(u16),
+    /// The service that a replica belongs to.
+    Service(ServiceId),
     /// A replica's address.
     Address(IpAddr),
     /// A replica's address and port.
@@ -215,7 +215,9 @@ impl SetValue {
     pub fn chain(self) -> Option<ChainName> {
         match self {
             Self::Goto(chain) => Some(chain),
-            Self::Nothing | Self::Mark(_) | Self::Zone(_) | Self::Address(_) | Self::Target(_) => None,
+            Self::Nothing | Self::Mark(_) | Self::Zone(_) | Self::Service(_) | Self::Address(_) | Self::Target(_) => {
+                None
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ impl fmt::Display for Rule {
             Self::DispatchBoundInside(family) => write!(f, "dispatch-bound-inside {}", family.digit()),
             Self::DispatchBoundLocally(family) => write!(f, "dispatch-bound-locally {}", family.digit()),
             Self::DispatchDevice => f.write_str("dispatch-device"),
+            Self::SpareResolver(address) => write!(f, "spare-resolver {address}"),
             Self::DispatchPublished => f.write_str("dispatch-published"),
             Self::DispatchPublishedLocally(family) => write!(f, "dispatch-published-locally {}", family.digit()),
             Self::RecallPort { family, protocol, target, memory } => {
@@ -91,6 +92,7 @@ impl FromStr for Rule {
             ["dispatch-bound-inside", family] => Self::DispatchBoundInside(word(family)?),
             ["dispatch-bound-locally", family] => Self::DispatchBoundLocally(word(family)?),
             ["dispatch-device"] => Self::DispatchDevice,
+            ["spare-resolver", address] => Self::SpareResolver(word(address)?),
             ["dispatch-published"] => Self::DispatchPublished,
             ["dispatch-published-locally", family] => Self::DispatchPublishedLocally(word(family)?),
             ["recall-port", family, protocol, target, service, timeout] => Self::RecallPort {

@@ -55,6 +55,8 @@ pub(super) const OWNED_CRATES: &[(&str, &[&str], &str)] = &[
     ("rtnetlink", &["src/kernel/"], ONE_HOME),
     ("netlink_*", &["src/kernel/"], ONE_HOME),
     ("domain", &["src/dns/"], ONE_HOME),
+    ("ppp", &["src/proxy/"], ONE_HOME),
+    ("listenfd", &["src/proxy/"], ONE_HOME),
     ("redb", &["src/store/embedded"], ONE_HOME),
     ("tonic*", &["src/store/etcd", "src/peer/"], GRPC),
     ("prost", &["src/store/etcd", "src/peer/"], GRPC),

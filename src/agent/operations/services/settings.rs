@@ -124,55 +124,74 @@ mod tests {
         model::{NetworkId, ServiceId},
     };
 
-    /// A service by JSON: `ports` as words, the rest as in a request.
-    fn service(ports: &str, json: &str) -> Result<Service, Refusal> {
-        let request: ServiceCreateRequest =
-            serde_json::from_str(&format!(r#"{{"name":"web","network":"blue"{json}}}"#)).unwrap();
+    /// A wish in words of `NAME=VALUE`.
+    fn wish(words: &str) -> ServiceCreateRequest {
+        let mut wish = ServiceCreateRequest::default();
+        for (name, value) in words.split_whitespace().map(|word| word.split_once('=').unwrap()) {
+            let health = &mut wish.health;
+            match name {
+                "lb" => wish.lb = value.parse().unwrap(),
+                "affinity" => wish.affinity = value.parse().unwrap(),
+                "mode" => wish.endpoint_mode = value.parse().unwrap(),
+                "drain" => wish.drain = Some(value.parse().unwrap()),
+                "health" => health.probe = Some(value.parse().unwrap()),
+                "port" => health.port = Some(value.parse().unwrap()),
+                "interval" => health.interval = Some(value.parse().unwrap()),
+                "timeout" => health.timeout = Some(value.parse().unwrap()),
+                "fall" => health.fall = Some(value.parse().unwrap()),
+                _ => panic!("{name}"),
+            }
+        }
+        wish
+    }
+
+    /// A service with these ports, as wished.
+    fn service(ports: &str, words: &str) -> Result<Service, Refusal> {
         let ports = ports.split_whitespace().map(|word| {
             let port: PortSpec = word.parse().unwrap();
             port.at(port.published.try_into().unwrap())
         });
         let (id, network) = (ServiceId::new(1).unwrap(), NetworkId::new(1).unwrap());
-        as_wished(Service::new(id, "web".parse().unwrap(), network, vec![], ports.collect()), &request)
+        as_wished(Service::new(id, "web".parse().unwrap(), network, vec![], ports.collect()), &wish(words))
     }
 
     #[test]
     fn settings_that_contradict_themselves_are_refused() {
         const PROXY: &str = "80:80,mode=proxy";
-        for (ports, json, error) in [
+        for (ports, words, error) in [
             ("", "", ""),
-            ("", r#","lb":"random""#, ""),
-            ("80:80", r#","lb":"source","affinity":"10m""#, ""),
-            ("80:80", r#","lb":"random","affinity":"1s""#, ""),
-            (PROXY, r#","lb":"least-conn""#, ""),
-            ("", r#","lb":"least-conn""#, "cannot be balanced by least-conn"),
-            ("80:80", r#","lb":"least-conn""#, "cannot be balanced by least-conn"),
-            ("80:80,mode=proxy 81:80", r#","lb":"least-conn""#, "cannot be balanced by least-conn"),
-            (PROXY, r#","lb":"least-conn","affinity":"10m""#, "both least-conn and an affinity"),
-            ("", r#","endpoint_mode":"dnsrr""#, ""),
-            ("", r#","endpoint_mode":"dnsrr","lb":"random""#, "nothing to balance"),
-            ("", r#","endpoint_mode":"dnsrr","affinity":"10m""#, "nothing to balance"),
-            ("80:80", r#","endpoint_mode":"dnsrr","lb":"random","affinity":"10m""#, ""),
-            ("", r#","affinity":"999ms""#, "the affinity of 999ms does not lie in 1s to 24h"),
-            ("", r#","affinity":"25h""#, "the affinity of 25h does not lie"),
-            ("", r#","drain":"0s""#, ""),
-            ("", r#","drain":"1h""#, ""),
-            ("", r#","drain":"3601s""#, "the drain time of 3601s does not lie in 0s to 1h"),
-            ("80:80", r#","health":{"probe":"tcp"}"#, ""),
-            ("80:80/udp", r#","health":{"probe":"tcp"}"#, "no TCP port is published"),
-            ("", r#","health":{"probe":"http:/"}"#, "no TCP port is published"),
-            ("", r#","health":{"probe":"http:/","port":80}"#, ""),
-            ("", r#","health":{"interval":"5s"}"#, "has to say what is asked"),
-            ("80:80", r#","health":{"probe":"tcp","interval":"100ms","timeout":"60s"}"#, ""),
-            ("80:80", r#","health":{"probe":"tcp","interval":"99ms"}"#, "the interval of health checks of 99ms"),
-            ("80:80", r#","health":{"probe":"tcp","interval":"61m"}"#, "the interval of health checks of 61m"),
-            ("80:80", r#","health":{"probe":"tcp","timeout":"0s"}"#, "the timeout of health checks of 0s"),
-            ("80:80", r#","health":{"probe":"tcp","timeout":"61s"}"#, "the timeout of health checks of 61s"),
+            ("", "lb=random", ""),
+            ("80:80", "lb=source affinity=10m", ""),
+            ("80:80", "lb=random affinity=1s", ""),
+            (PROXY, "lb=least-conn", ""),
+            ("", "lb=least-conn", "cannot be balanced by least-conn"),
+            ("80:80", "lb=least-conn", "cannot be balanced by least-conn"),
+            ("80:80,mode=proxy 81:80", "lb=least-conn", "cannot be balanced by least-conn"),
+            (PROXY, "lb=least-conn affinity=10m", "both least-conn and an affinity"),
+            ("", "mode=dnsrr", ""),
+            ("", "mode=dnsrr lb=random", "nothing to balance"),
+            ("", "mode=dnsrr affinity=10m", "nothing to balance"),
+            ("80:80", "mode=dnsrr lb=random affinity=10m", ""),
+            ("", "affinity=999ms", "the affinity of 999ms does not lie in 1s to 24h"),
+            ("", "affinity=25h", "the affinity of 25h does not lie"),
+            ("", "drain=0s", ""),
+            ("", "drain=1h", ""),
+            ("", "drain=3601s", "the drain time of 3601s does not lie in 0s to 1h"),
+            ("80:80", "health=tcp", ""),
+            ("80:80/udp", "health=tcp", "no TCP port is published"),
+            ("", "health=http:/", "no TCP port is published"),
+            ("", "health=http:/ port=80", ""),
+            ("", "interval=5s", "has to say what is asked"),
+            ("80:80", "health=tcp interval=100ms timeout=60s", ""),
+            ("80:80", "health=tcp interval=99ms", "the interval of health checks of 99ms"),
+            ("80:80", "health=tcp interval=61m", "the interval of health checks of 61m"),
+            ("80:80", "health=tcp timeout=0s", "the timeout of health checks of 0s"),
+            ("80:80", "health=tcp timeout=61s", "the timeout of health checks of 61s"),
         ] {
-            match service(ports, json).and_then(|service| check(&service)) {
-                Ok(()) => assert_eq!(error, "", "{ports} {json}"),
+            match service(ports, words).and_then(|service| check(&service)) {
+                Ok(()) => assert_eq!(error, "", "{ports} {words}"),
                 Err(refused) => {
-                    assert!(!error.is_empty() && refused.message.contains(error), "{ports} {json}: {refused}");
+                    assert!(!error.is_empty() && refused.message.contains(error), "{ports} {words}: {refused}");
                 }
             }
         }
@@ -181,28 +200,36 @@ mod tests {
     #[test]
     fn the_first_difference_is_named() {
         let usual = service("80:80", "").unwrap();
-        assert_eq!(difference(&usual, &service("80:80", r#","drain":"10s","affinity":"off""#).unwrap()), None);
-        for (json, what, has, asked) in [
-            (r#","lb":"random","drain":"5s""#, "another way to balance", "rr", "random"),
-            (r#","affinity":"10m""#, "another affinity", "off", "10m"),
-            (r#","endpoint_mode":"dnsrr""#, "another endpoint mode", "vip", "dnsrr"),
-            (r#","health":{"probe":"tcp","fall":5}"#, "another health check", "none", "tcp fall=5"),
-            (r#","drain":"5s""#, "another drain time", "10s", "5s"),
+        assert_eq!(difference(&usual, &service("80:80", "drain=10s affinity=off").unwrap()), None);
+        for (words, what, has, asked) in [
+            ("lb=random drain=5s", "another way to balance", "rr", "random"),
+            ("affinity=10m", "another affinity", "off", "10m"),
+            ("mode=dnsrr", "another endpoint mode", "vip", "dnsrr"),
+            ("health=tcp fall=5", "another health check", "none", "tcp fall=5"),
+            ("drain=5s", "another drain time", "10s", "5s"),
         ] {
-            let other = service("80:80", json).unwrap();
+            let other = service("80:80", words).unwrap();
             assert_eq!(difference(&usual, &other), Some((what, has.to_owned(), asked.to_owned())));
         }
     }
 
     #[test]
     fn what_is_not_named_stays() {
-        let before =
-            service("80:80", r#","lb":"random","affinity":"10m","health":{"probe":"tcp"},"drain":"5s""#).unwrap();
-        let update = |json: &str| changed(&before, &serde_json::from_str(json).unwrap()).unwrap();
-        assert_eq!(update("{}"), before);
-        assert_eq!(update(r#"{"affinity":"off"}"#), Service { affinity: None, ..before.clone() });
-        assert_eq!(update(r#"{"health":{"probe":"none"}}"#), Service { health: None, ..before.clone() });
-        assert_eq!(update(r#"{"drain":"1m"}"#), Service { drain: Duration::from_mins(1), ..before.clone() });
-        assert_eq!(update(r#"{"lb":"rr"}"#), Service { lb: Lb::Rr, ..before.clone() });
+        let before = service("80:80", "lb=random affinity=10m health=tcp drain=5s").unwrap();
+        let update = |request: ServiceUpdateRequest| changed(&before, &request).unwrap();
+        let nothing = ServiceUpdateRequest::default;
+        assert_eq!(update(nothing()), before);
+        assert_eq!(
+            update(ServiceUpdateRequest { affinity: Some(Affinity::Off), ..nothing() }),
+            Service { affinity: None, ..before.clone() }
+        );
+        assert_eq!(
+            update(ServiceUpdateRequest { health: wish("health=none").health, ..nothing() }),
+            Service { health: None, ..before.clone() }
+        );
+        assert_eq!(
+            update(ServiceUpdateRequest { drain: Some("1m".parse().unwrap()), ..nothing() }),
+            Service { drain: Duration::from_mins(1), ..before.clone() }
+        );
     }
 }

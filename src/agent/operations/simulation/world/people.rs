@@ -186,7 +186,7 @@ impl World {
         let Some(member) = self.member(index) else { return };
         let Some(id) = self.dice.pick(self.ledger.told().live.keys().copied()) else { return };
         let ledger = self.ledger.clone();
-        let request = DrainRequest { timeout_ms: self.dice.strikes(300).then_some(500) };
+        let request = DrainRequest { timeout: self.dice.strikes(300).then_some(Duration::from_millis(500).into()) };
         self.operate(index, format!("endpoint drain {id}"), async move {
             let reply = drain::endpoint(&member, &id.to_string(), request).await?;
             let mut told = ledger.told();

@@ -1,0 +1,196 @@
+//! One connection from its acceptance to its end.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::OwnedSemaphorePermit,
+    time::{sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use super::{
+    Cause, HEADER_BYTES_MAX, Limits, Parsed, TRIES_MAX, Target, Told,
+    counters::Counts,
+    header,
+    pool::{Behind, Front, Shared},
+    relay::relay,
+    spread::{self, Load},
+};
+use crate::model::ProxyMode;
+
+/// How long a thread waits before it accepts again when there are no files or no memory left.
+const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
+
+/// Takes connections from a door for as long as it is open.
+pub(super) async fn accept(listener: std::net::TcpListener, front: Arc<Front>, shared: Shared) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return warn!("a door of the proxy cannot be watched by one of its threads: {error}"),
+    };
+    loop {
+        let (client, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // Gone between its SYN and now.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                front.counts.fail(Cause::Resources);
+                debug!("a connection cannot be accepted: {error}");
+                sleep(OUT_OF_RESOURCES).await;
+                continue;
+            }
+        };
+        if shared.places.available_permits() == 0 {
+            // The others wait in the kernel meanwhile.
+            front.counts.fail(Cause::Resources);
+        }
+        let Ok(permit) = Arc::clone(&shared.places).acquire_owned().await else { return };
+        tokio::spawn(serve(client, peer, Arc::clone(&front), shared.limits, permit));
+    }
+}
+
+async fn serve(
+    mut client: TcpStream,
+    peer: SocketAddr,
+    front: Arc<Front>,
+    limits: &'static Limits,
+    _permit: OwnedSemaphorePermit,
+) {
+    front.counts.accept();
+    let _ended = Ended(&front.counts);
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let behind = front.behind();
+    let mut first = Vec::new();
+    let told = match told(&mut client, peer, &behind.door.headers, limits, &mut first).await {
+        Ok(told) => told,
+        Err(cause) => return refuse(&client, &front.counts, cause),
+    };
+    let source = match told {
+        Told::Addresses { client, server: _ } => client.ip().to_canonical(),
+        Told::Nothing => peer.ip(),
+    };
+    let Some((mut server, _load)) = reach(&front, &behind, source, limits).await else {
+        return refuse(&client, &front.counts, Cause::NoReplica);
+    };
+    if let Some(version) = behind.door.headers.send {
+        // It fits any send buffer; who resets at once will be met again by the relay.
+        if server.write_all(&header::write(version, told)).await.is_err() {
+            return refuse(&client, &front.counts, Cause::Reset);
+        }
+    }
+    drop(behind);
+    if let Err(cause) = relay(client, server, first, limits, &front.counts).await {
+        front.counts.fail(cause);
+    }
+}
+
+/// Closes a connection by a RST: at once, and so that nobody takes it for the end of an answer.
+fn refuse(client: &TcpStream, counts: &Counts, cause: Cause) {
+    counts.fail(cause);
+    let _ = client.set_zero_linger();
+}
+
+/// Who the client is, by its address or by the header of a named peer; what has been read behind the header goes to `first`.
+async fn told(
+    client: &mut TcpStream,
+    peer: SocketAddr,
+    headers: &ProxyMode,
+    limits: &Limits,
+    first: &mut Vec<u8>,
+) -> Result<Told, Cause> {
+    let ProxyMode { send, accept_from } = headers;
+    if accept_from.iter().any(|prefix| prefix.contains(&peer.ip())) {
+        // Rare, so that every other connection need not have room for it.
+        return Box::pin(timeout(limits.header, read_header(client, first)))
+            .await
+            .unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|_| Cause::Header);
+    }
+    if send.is_none() {
+        return Ok(Told::Nothing);
+    }
+    let server = client.local_addr().map_err(|_| Cause::Reset)?;
+    Ok(Told::Addresses { client: peer, server: SocketAddr::new(server.ip().to_canonical(), server.port()) })
+}
+
+async fn read_header(client: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<Told> {
+    let mut bytes = Vec::with_capacity(256);
+    loop {
+        match header::parse(&bytes) {
+            Parsed::Whole(told, len) => {
+                *first = bytes.split_off(len);
+                return Ok(told);
+            }
+            Parsed::Malformed => return Err(io::ErrorKind::InvalidData.into()),
+            Parsed::Incomplete if bytes.len() >= HEADER_BYTES_MAX => return Err(io::ErrorKind::InvalidData.into()),
+            Parsed::Incomplete => {}
+        }
+        if (&mut *client).take((HEADER_BYTES_MAX - bytes.len()) as u64).read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Connects to a replica, and to another one if that fails.
+async fn reach(front: &Front, behind: &Behind, source: IpAddr, limits: &Limits) -> Option<(TcpStream, Loaded)> {
+    let mut tried = [usize::MAX; TRIES_MAX];
+    for number in 0..TRIES_MAX {
+        let index = spread::choose(&behind.door, &behind.loads, &front.turn, source, &tried[..number])?;
+        tried[number] = index;
+        let (target, load) = (behind.door.targets.get(index)?, behind.loads.get(index)?);
+        let load = Loaded::new(load);
+        match connect(target, source, limits.connect).await {
+            Ok(server) => return Some((server, load)),
+            Err(error) => {
+                front.counts.fail(Cause::Connect);
+                debug!("the replica {} of {} is not reached: {error}", target.id, behind.door.service);
+            }
+        }
+    }
+    None
+}
+
+async fn connect(target: &Target, source: IpAddr, limit: Duration) -> io::Result<TcpStream> {
+    let address = address_for(target, source).ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_nodelay(true)?;
+    timeout(limit, socket.connect(address)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// The replica's address of the client's family, or any.
+pub(super) fn address_for(target: &Target, client: IpAddr) -> Option<SocketAddr> {
+    let same = target.addresses.iter().find(|address| address.is_ipv4() == client.is_ipv4());
+    same.or(target.addresses.first()).map(|address| SocketAddr::new(*address, target.port.get()))
+}
+
+/// A replica's connection, counted while this lives.
+#[derive(Debug)]
+struct Loaded(Load);
+
+impl Loaded {
+    fn new(load: &Load) -> Self {
+        load.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(load))
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts the end of a connection, however it ends.
+struct Ended<'a>(&'a Counts);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}

@@ -1,0 +1,359 @@
+//! The proxy in one process, over the host's own loopback: what it carries, whom it chooses, what it refuses.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    num::NonZeroU16,
+    sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use weft::{
+    model::{Bind, EndpointId, L4, ProxyMode, ProxyProtocol},
+    proxy::{Cause, Door, Handed, Place, PortCount, Proxy, Spread, Table, Target},
+};
+
+/// Long beside anything here, short beside a person's patience.
+const BOUND: Duration = Duration::from_secs(10);
+
+/// Each test has a loopback address of its own, so that none meets another's ports.
+fn own_address() -> IpAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let [_, process, ..] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 100 + process % 100, high, low).into()
+}
+
+struct Setting {
+    proxy: Proxy,
+    replicas: Vec<TcpListener>,
+    door: Door,
+}
+
+impl Setting {
+    fn new(replicas: usize, spread: impl FnOnce(&[u16]) -> Spread, headers: ProxyMode) -> Self {
+        let replicas: Vec<TcpListener> =
+            (0..replicas).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+        let target = |(number, replica): (usize, &TcpListener)| {
+            let address = replica.local_addr().unwrap();
+            let port = NonZeroU16::new(address.port()).unwrap();
+            Target { id: EndpointId(number as u64), addresses: vec![address.ip()], port, weight: 1 }
+        };
+        let round: Vec<u16> = (0..replicas.len()).map(|index| u16::try_from(index).unwrap()).collect();
+        let door = Door {
+            place: Place {
+                bind: Bind::Address(own_address()),
+                port: NonZeroU16::new(8080).unwrap(),
+                protocol: L4::Tcp,
+            },
+            service: "web".into(),
+            headers,
+            targets: replicas.iter().enumerate().map(target).collect(),
+            spread: spread(&round),
+        };
+        let proxy = Proxy::start(Handed::default()).unwrap();
+        let setting = Self { proxy, replicas, door };
+        setting.apply();
+        setting
+    }
+
+    fn in_turn(replicas: usize) -> Self {
+        Self::new(replicas, |round| Spread::InTurn(round.into()), ProxyMode::default())
+    }
+
+    fn apply(&self) {
+        assert_eq!(self.proxy.apply(&Table { doors: vec![self.door.clone()] }).troubles, []);
+    }
+
+    fn connect(&self) -> TcpStream {
+        let Bind::Address(address) = self.door.place.bind else { panic!("doors of tests have addresses") };
+        let client = TcpStream::connect((address, self.door.place.port.get())).unwrap();
+        client.set_read_timeout(Some(BOUND)).unwrap();
+        client
+    }
+
+    fn accept(&self, replica: usize) -> TcpStream {
+        let server = self.replicas[replica].accept().unwrap().0;
+        server.set_read_timeout(Some(BOUND)).unwrap();
+        server
+    }
+
+    fn pair(&self) -> (TcpStream, TcpStream) {
+        (self.connect(), self.accept(0))
+    }
+
+    /// The counters once they are as wanted.
+    fn wait_count(&self, what: &str, wanted: impl Fn(&PortCount) -> bool) -> PortCount {
+        let begun = Instant::now();
+        loop {
+            let counts = self.proxy.counts();
+            let count = counts.values().next().cloned().unwrap_or_default();
+            if wanted(&count) {
+                return count;
+            }
+            assert!(begun.elapsed() < BOUND, "{what}: {count:?}");
+            thread::yield_now();
+        }
+    }
+}
+
+fn read_exactly(mut stream: &TcpStream, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|index| (index.wrapping_mul(31) >> 3).to_le_bytes()[0]).collect()
+}
+
+#[test]
+fn it_carries_both_ways_and_passes_the_end_on() {
+    let setting = Setting::in_turn(1);
+    let (mut client, mut server) = setting.pair();
+    client.write_all(b"ping").unwrap();
+    assert_eq!(read_exactly(&server, 4), b"ping");
+    server.write_all(b"pong").unwrap();
+    assert_eq!(read_exactly(&client, 4), b"pong");
+    // One way ends, the other goes on.
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut rest = Vec::new();
+    server.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty());
+    server.write_all(b"still there").unwrap();
+    assert_eq!(read_exactly(&client, 11), b"still there");
+    drop(server);
+    client.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty());
+    let count = setting.wait_count("the connection has ended", |count| count.open == 0 && count.bytes_to_clients > 0);
+    assert_eq!((count.accepted, count.bytes_from_clients, count.bytes_to_clients), (1, 4, 15));
+}
+
+/// Well above the buffer, the threshold of the pipe and every socket's buffer, both ways at once, with a reader that pauses.
+#[test]
+fn what_streams_arrives_whole() {
+    let setting = Setting::in_turn(1);
+    let (client, server) = setting.pair();
+    let bytes = pattern(48 << 20);
+    thread::scope(|scope| {
+        for side in [&client, &server] {
+            let bytes = &bytes;
+            scope.spawn(move || {
+                let mut writer = side;
+                writer.write_all(bytes).unwrap();
+                side.shutdown(std::net::Shutdown::Write).unwrap();
+            });
+            scope.spawn(move || {
+                let mut reader = side;
+                let mut received = Vec::new();
+                reader.read_to_end(&mut received).unwrap();
+                assert!(received == *bytes, "{} of {} bytes", received.len(), bytes.len());
+            });
+        }
+    });
+    let count = setting.wait_count("the connection has ended", |count| count.open == 0);
+    assert_eq!((count.bytes_from_clients, count.bytes_to_clients), (48 << 20, 48 << 20));
+}
+
+#[test]
+fn a_slow_reader_holds_back_its_writer() {
+    let setting = Setting::in_turn(1);
+    let (client, server) = setting.pair();
+    client.set_nonblocking(true).unwrap();
+    let chunk = pattern(1 << 16);
+    let mut written = 0;
+    // Nobody reads: what is written is bounded by the sockets' buffers and one pipe.
+    let begun = Instant::now();
+    let mut full_since = None;
+    while full_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_millis(300)) {
+        match (&client).write(&chunk) {
+            Ok(len) => (written, full_since) = (written + len, None),
+            Err(_) => drop(full_since.get_or_insert_with(Instant::now)),
+        }
+        assert!(written < 256 << 20, "{written} bytes without a reader");
+        assert!(begun.elapsed() < 3 * BOUND);
+    }
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut received = Vec::new();
+    (&server).read_to_end(&mut received).unwrap();
+    assert_eq!(received.len(), written);
+}
+
+#[test]
+fn the_fewest_connections_are_chosen_and_a_dead_replica_is_passed_over() {
+    let mut setting = Setting::new(3, |_| Spread::FewestOpen, ProxyMode::default());
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        for replica in 0..3 {
+            held.push((setting.connect(), setting.accept(replica)));
+        }
+    }
+    // The third's two end: the next two are its.
+    drop(
+        held.drain(..).enumerate().filter(|(at, _)| at % 3 != 2).map(|(_, pair)| pair).collect::<Vec<_>>().split_off(4),
+    );
+    setting.wait_count("all have ended", |count| count.open == 0);
+
+    // A replica that refuses is tried, counted and passed over; its connections go to the others.
+    drop(setting.replicas.remove(1));
+    let pairs: Vec<_> = (0..4).map(|_| setting.connect()).collect();
+    setting.wait_count("the others have taken all", |count| count.failures[&Cause::Connect] > 0 && count.open == 4);
+    drop(pairs);
+}
+
+#[test]
+fn without_a_replica_it_is_reset_at_once() {
+    let mut setting = Setting::in_turn(1);
+    setting.door.targets.clear();
+    setting.door.spread = Spread::InTurn([].into());
+    setting.apply();
+    let error = setting.connect().read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    setting.wait_count("it is counted", |count| count.failures[&Cause::NoReplica] == 1 && count.open == 0);
+}
+
+#[test]
+fn a_replica_that_is_taken_out_keeps_its_connections() {
+    let mut setting = Setting::in_turn(2);
+    let (mut client, mut server) = setting.pair();
+    setting.door.targets.remove(0);
+    setting.door.spread = Spread::InTurn([0].into());
+    setting.apply();
+    for _ in 0..4 {
+        let _new = (setting.connect(), setting.accept(1));
+    }
+    client.write_all(b"on").unwrap();
+    assert_eq!(read_exactly(&server, 2), b"on");
+    server.write_all(b"and on").unwrap();
+    assert_eq!(read_exactly(&client, 6), b"and on");
+    // So do those of a door that closes, while new ones are refused.
+    assert_eq!(setting.proxy.apply(&Table::default()).troubles, []);
+    client.write_all(b"still").unwrap();
+    assert_eq!(read_exactly(&server, 5), b"still");
+}
+
+#[test]
+fn a_reset_is_passed_on() {
+    let setting = Setting::in_turn(1);
+    let (mut client, mut server) = setting.pair();
+    client.write_all(b"x").unwrap();
+    // What is left unread makes the close a RST (RFC 2525, 2.17).
+    server.write_all(b"y").unwrap();
+    assert_eq!(read_exactly(&client, 1), b"y");
+    drop(server);
+    let ended = client.read(&mut [0; 16]);
+    assert!(matches!(&ended, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset), "{ended:?}");
+    setting.wait_count("it is counted", |count| count.failures[&Cause::Reset] == 1 && count.open == 0);
+}
+
+#[test]
+fn the_replica_is_told_the_client() {
+    for (version, text) in [(ProxyProtocol::V1, true), (ProxyProtocol::V2, false)] {
+        let headers = ProxyMode { send: Some(version), accept_from: vec![] };
+        let setting = Setting::new(1, |round| Spread::InTurn(round.into()), headers);
+        let (client, server) = setting.pair();
+        let (from, to) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        let wanted = if text {
+            format!("PROXY TCP4 {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port()).into_bytes()
+        } else {
+            v2(from, to)
+        };
+        assert_eq!(read_exactly(&server, wanted.len()), wanted);
+    }
+}
+
+fn v2(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else { panic!("{from} {to}") };
+    let mut bytes = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    bytes.extend(from.ip().octets());
+    bytes.extend(to.ip().octets());
+    bytes.extend(from.port().to_be_bytes());
+    bytes.extend(to.port().to_be_bytes());
+    bytes
+}
+
+#[test]
+fn a_named_peer_says_who_the_client_is() {
+    let headers = ProxyMode { send: Some(ProxyProtocol::V1), accept_from: vec!["127.0.0.0/8".parse().unwrap()] };
+    let setting = Setting::new(1, |round| Spread::InTurn(round.into()), headers);
+    let mut client = setting.connect();
+    // In pieces, with the first data in the same segment as the header's end.
+    for piece in [&b"PROXY TCP6 2001:db8::1 20"[..], b"01:db8::2 4711 80\r\nGET"] {
+        client.write_all(piece).unwrap();
+    }
+    let server = setting.accept(0);
+    let wanted = b"PROXY TCP6 2001:db8::1 2001:db8::2 4711 80\r\nGET";
+    assert_eq!(read_exactly(&server, wanted.len()), wanted);
+
+    for malformed in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PROXY TCP4 192.0.2.1\r\n", &[b'P'; 200]] {
+        let mut client = setting.connect();
+        client.write_all(malformed).unwrap();
+        assert!(client.read(&mut [0; 1]).is_err(), "{malformed:?}");
+    }
+    // A header that never ends is cut off after its time, without anybody waiting for it.
+    let begun = Instant::now();
+    let mut slow = setting.connect();
+    slow.write_all(b"PROXY TCP4 ").unwrap();
+    let mut quick = setting.connect();
+    quick.write_all(b"PROXY UNKNOWN\r\n").unwrap();
+    assert_eq!(read_exactly(&setting.accept(0), 15), b"PROXY UNKNOWN\r\n");
+    assert!(begun.elapsed() < Duration::from_secs(4), "the quick one waited for the slow one");
+    assert!(slow.read(&mut [0; 1]).is_err());
+    setting.wait_count("they are counted", |count| count.failures[&Cause::Header] == 4);
+}
+
+#[test]
+fn datagrams_find_back() {
+    let replica = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    replica.set_read_timeout(Some(BOUND)).unwrap();
+    let address = replica.local_addr().unwrap();
+    let target = Target {
+        id: EndpointId(1),
+        addresses: vec![address.ip()],
+        port: NonZeroU16::new(address.port()).unwrap(),
+        weight: 1,
+    };
+    let at = own_address();
+    let place = Place { bind: Bind::Address(at), port: NonZeroU16::new(5300).unwrap(), protocol: L4::Udp };
+    let (headers, spread) = (ProxyMode::default(), Spread::InTurn([0].into()));
+    let proxy = Proxy::start(Handed::default()).unwrap();
+    let table = Table { doors: vec![Door { place, service: "dns".into(), headers, targets: vec![target], spread }] };
+    assert_eq!(proxy.apply(&table).troubles, []);
+    let clients: Vec<UdpSocket> = (0..3)
+        .map(|_| {
+            let client = UdpSocket::bind((at, 0)).unwrap();
+            client.connect((at, 5300)).unwrap();
+            client.set_read_timeout(Some(BOUND)).unwrap();
+            client
+        })
+        .collect();
+    for (number, client) in clients.iter().enumerate() {
+        client.send(&[u8::try_from(number).unwrap()]).unwrap();
+    }
+    let mut buffer = [0; 16];
+    for _ in &clients {
+        let (len, from) = replica.recv_from(&mut buffer).unwrap();
+        replica.send_to(&buffer[..len], from).unwrap();
+    }
+    for (number, client) in clients.iter().enumerate() {
+        assert_eq!(client.recv(&mut buffer).unwrap(), 1);
+        assert_eq!(usize::from(buffer[0]), number);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_trouble_and_an_address_elsewhere_is_none() {
+    let taken = TcpListener::bind((own_address(), 0)).unwrap();
+    let mut setting = Setting::in_turn(1);
+    setting.door.place.bind = Bind::Address(taken.local_addr().unwrap().ip());
+    setting.door.place.port = NonZeroU16::new(taken.local_addr().unwrap().port()).unwrap();
+    let table = Table { doors: vec![setting.door.clone()] };
+    let troubles = setting.proxy.apply(&table).troubles;
+    assert!(troubles.len() == 1 && troubles[0].message.contains("a program of this host has the port"), "{troubles:?}");
+    drop(taken);
+    setting.apply();
+    // RFC 5737, TEST-NET-2: nobody's.
+    setting.door.place.bind = Bind::Address("198.51.100.77".parse().unwrap());
+    setting.apply();
+}
