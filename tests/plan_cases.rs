@@ -10,9 +10,9 @@ use ipnet::IpNet;
 use weft::{
     kernel::FakeKernel,
     model::{
-        Attachment, Chain, ChainName, EndpointId, Family, HostState, L4, LinkName, Mac, NetnsRef, NextHop, NodeId,
-        PolicyAction, PolicyRule, Route, RouteTable, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot, Sysctl,
-        Vtep,
+        Attachment, Bind, Chain, ChainName, EndpointId, Family, HostState, L4, LinkName, Mac, NetnsRef, NextHop,
+        NodeId, Pick, PolicyAction, PolicyRule, Route, RouteTable, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue,
+        Slot, Sysctl, Vtep,
     },
     plan::{NftChange, Step, plan},
 };
@@ -71,7 +71,7 @@ fn service(id: u16) -> ChainName {
 }
 
 fn balance(slots: u16) -> Rule {
-    Rule::BalanceVip { family: Family::V4, shard: 17, first: Slot(0x10000), slots }
+    Rule::BalanceVip { family: Family::V4, shard: 17, first: Slot(0x10000), slots, pick: Pick::Turn }
 }
 
 fn base() -> HostState {
@@ -536,9 +536,11 @@ fn table_cases() -> Vec<Case> {
             |d| {
                 table(d).sets.insert(
                     SetName::Ports,
-                    [(SetKey::Port(L4::Udp, 53), SetValue::Goto(ChainName::Port(L4::Udp, 53)))].into(),
+                    [(SetKey::Port(L4::Udp, 53), SetValue::Goto(ChainName::Port(L4::Udp, 53, Bind::Any)))].into(),
                 );
-                table(d).chains.insert(ChainName::Port(L4::Udp, 53), Chain { rules: vec![Rule::RefuseOther] });
+                table(d)
+                    .chains
+                    .insert(ChainName::Port(L4::Udp, 53, Bind::Any), Chain { rules: vec![Rule::RefuseOther] });
             },
             AS_IS,
             &["nft add set ports; add chain port_udp_53; set chain port_udp_53 { refuse-other }; and 1 more change"],

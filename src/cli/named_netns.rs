@@ -122,6 +122,7 @@ mod tests {
             netns: "/run/netns/web1".into(),
             link: "weft.00000000a1".into(),
             mac: "02:00:0a:c9:00:01".into(),
+            fault: None,
         };
         for _ in 0..2 {
             named.write_resolv_conf(&endpoint);

@@ -38,8 +38,8 @@ async fn forget(work: &Work, silent: &BTreeSet<NodeId>) {
     }
     let Some(cluster) = work.clusters.borrow().clone() else { return };
     let replicas = addresses_on(&cluster, silent);
-    let forgotten = work.host.kernel().forget_flows(Arc::new(move |flow| is_stranded(flow, &replicas)));
-    match forgotten.await {
+    let kernel = work.host.kernel();
+    match kernel.forget_flows(Arc::new(move |flow| is_stranded(flow, &replicas))).await {
         Ok(count) => debug!(count, "forgot connections that silent nodes had not answered"),
         Err(error) => warn!("{error}; connections that silent nodes have not answered stay there"),
     }

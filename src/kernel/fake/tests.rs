@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{FakeKernel, Faults};
 use crate::{
     model::{
-        Attachment, Chain, ChainName, EndpointId, Family, HostState, LinkName, Mac, NetnsRef, NextHop, NodeId, Route,
-        RouteTable, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot, Sysctl, Vtep,
+        Attachment, Chain, ChainName, EndpointId, Family, HostState, LinkName, Mac, NetnsRef, NextHop, NodeId, Pick,
+        Route, RouteTable, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot, Sysctl, Vtep,
     },
     plan::{NftChange, Step},
 };
@@ -20,7 +20,7 @@ fn chain() -> ChainName {
 }
 
 fn balance() -> Chain {
-    Chain { rules: vec![Rule::BalanceVip { family: Family::V4, shard: 0, first: Slot(0), slots: 1 }] }
+    Chain { rules: vec![Rule::BalanceVip { family: Family::V4, shard: 0, first: Slot(0), slots: 1, pick: Pick::Turn }] }
 }
 
 fn vip() -> (SetKey, SetValue) {
