@@ -45,6 +45,7 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
     let network = NetworkCreateRequest {
         name: "front".into(),
         subnets: words(&["10.9.1.0/24"]),
+        ipv6: true,
         internal: true,
         mtu: Some(1280),
     };

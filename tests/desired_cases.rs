@@ -42,6 +42,8 @@ fn a_node_that_the_store_does_not_know_is_told_nothing() {
 
 fn cases() -> Vec<Case> {
     let loose = HostFacts { rp_filter_all: 2, ..facts() };
+    let advertised = HostFacts { advertised_to: ["eth0".to_owned(), "wlan0".to_owned()].into(), ..facts() };
+    let small = HostFacts { underlay_mtu: 1280, ..facts() };
     let jumbo = HostFacts { underlay_mtu: 9000, ..facts() };
     vec![
         ("alone", nodes("192.0.2", 1), facts()),
@@ -52,7 +54,9 @@ fn cases() -> Vec<Case> {
         ("weights", weighted(web()), facts()),
         ("an_address_away_from_its_block", away(web()), facts()),
         ("internal_network_with_its_own_mtu", internal(web()), facts()),
-        ("ipv6_network", dual(nodes("192.0.2", 2)), facts()),
+        ("ipv6_network", ipv6(nodes("192.0.2", 2)), advertised),
+        ("dual_stack", dual(web()), facts()),
+        ("ipv6_network_on_a_small_underlay", ipv6(nodes("192.0.2", 2)), small),
         ("doors_of_their_own", doors(web()), facts()),
         ("clients_keep_their_replica", sticky(web()), facts()),
     ]
@@ -108,7 +112,7 @@ fn check(name: &str, text: &str) {
 }
 
 fn facts() -> HostFacts {
-    HostFacts { underlay_mtu: 1500, mark_mask: MarkMask::DEFAULT, rp_filter_all: 0 }
+    HostFacts { underlay_mtu: 1500, mark_mask: MarkMask::DEFAULT, rp_filter_all: 0, advertised_to: [].into() }
 }
 
 fn node_id(number: u16) -> NodeId {
@@ -256,8 +260,28 @@ fn sticky(mut cluster: Cluster) -> Cluster {
     cluster
 }
 
-/// The rows of IPv6 are there by construction, although no network can be created with it yet.
+/// With a network of both families beside the first one.
 fn dual(cluster: Cluster) -> Cluster {
+    let mut cluster = with_network(with_network(cluster, "10.43.0.0/24"), "fd00:43::/64");
+    let second = cluster.networks.remove(&network_id(3)).unwrap();
+    cluster.networks.get_mut(&network_id(2)).unwrap().subnets.extend(second.subnets);
+    for block in cluster.blocks.values_mut().filter(|block| block.network == network_id(3)) {
+        block.network = network_id(2);
+    }
+    let vips = vec!["10.43.0.241".parse().unwrap(), "fd00:43:0:0:f000::1".parse().unwrap()];
+    let service = Service::new(service_id(2), "dual".parse().unwrap(), network_id(2), vips, vec![]);
+    cluster.services.insert(service.id, service);
+    for (number, node, addresses) in [(11, 1, ["10.43.0.1", "fd00:43::1"]), (12, 2, ["10.43.0.17", "fd00:43::41"])] {
+        put(&mut cluster, number, node, &addresses);
+        let endpoint = cluster.endpoints.get_mut(&EndpointId(number)).unwrap();
+        endpoint.network = network_id(2);
+        endpoint.service = Some(service_id(2));
+    }
+    cluster
+}
+
+/// With a network of IPv6 alone.
+fn ipv6(cluster: Cluster) -> Cluster {
     let mut cluster = with_network(cluster, "fd00:42::/64");
     let service = Service::new(
         service_id(1),

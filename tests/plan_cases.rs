@@ -10,9 +10,9 @@ use ipnet::IpNet;
 use weft::{
     kernel::FakeKernel,
     model::{
-        Attachment, Chain, ChainName, EndpointId, Family, HostState, L4, LinkName, Mac, NetnsRef, NextHop, NodeId,
-        PolicyAction, PolicyRule, Route, RouteTable, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot, Sysctl,
-        Vtep,
+        Attachment, Bind, Chain, ChainName, EndpointId, Family, HostState, L4, LinkName, Mac, NetnsRef, NextHop,
+        NodeId, Pick, PolicyAction, PolicyRule, Route, RouteTable, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue,
+        Slot, Sysctl, Vtep,
     },
     plan::{NftChange, Step, plan},
 };
@@ -71,7 +71,7 @@ fn service(id: u16) -> ChainName {
 }
 
 fn balance(slots: u16) -> Rule {
-    Rule::BalanceVip { family: Family::V4, shard: 17, first: Slot(0x10000), slots }
+    Rule::BalanceVip { family: Family::V4, shard: 17, first: Slot(0x10000), slots, pick: Pick::Turn }
 }
 
 fn base() -> HostState {
@@ -85,6 +85,7 @@ fn base() -> HostState {
         local: ip("192.0.2.1"),
         mtu: 1450,
         address: ip("169.254.64.1"),
+        address6: None,
     });
     state.fdb.insert(Mac::of_vtep(peer(2)), ip("192.0.2.2"));
     state.neighbours.insert(ip("10.9.2.1"), Mac::of_vtep(peer(2)));
@@ -149,12 +150,37 @@ fn device_cases() -> Vec<Case> {
             |o| set(o, "net/ipv4/conf/weft.vx/rp_filter", "1"),
             &["sysctl -w net/ipv4/conf/weft.vx/rp_filter=2"],
         ),
+        Case(
+            "IPv6 forwarding goes on when default routes are safe",
+            |d| {
+                set(d, "net/ipv6/conf/all/forwarding", "1");
+                set(d, "net/ipv6/conf/eth0/accept_ra", "2");
+                set(d, "net/ipv6/conf/wlan0/accept_ra", "2");
+            },
+            |o| {
+                set(o, "net/ipv6/conf/all/forwarding", "0");
+                set(o, "net/ipv6/conf/eth0/accept_ra", "1");
+            },
+            &[
+                "sysctl -w net/ipv6/conf/eth0/accept_ra=2",
+                "sysctl -w net/ipv6/conf/wlan0/accept_ra=2",
+                "sysctl -w net/ipv6/conf/all/forwarding=1",
+            ],
+        ),
         Case("a setting is not wanted", |d| _ = d.sysctls.remove(&Sysctl("net/ipv4/ip_forward".into())), AS_IS, &[]),
         Case(
             "the tunnel's MTU differs",
             |d| d.vtep.as_mut().unwrap().mtu = 8950,
             AS_IS,
             &["ip link set weft.vx mtu 8950"],
+        ),
+        Case(
+            "the tunnel gets an IPv6 address of its own",
+            |d| d.vtep.as_mut().unwrap().address6 = Some("fd77:6566::1:1".parse().unwrap()),
+            AS_IS,
+            &[
+                "ip link add weft.vx address 02:77:65:66:00:01 mtu 1450 up type vxlan id 77 local 192.0.2.1 dstport 7789 nolearning; ip addr add 169.254.64.1 dev weft.vx scope link; ip addr add fd77:6566::1:1 dev weft.vx nodad",
+            ],
         ),
         Case(
             "the tunnel's local address differs",
@@ -510,9 +536,11 @@ fn table_cases() -> Vec<Case> {
             |d| {
                 table(d).sets.insert(
                     SetName::Ports,
-                    [(SetKey::Port(L4::Udp, 53), SetValue::Goto(ChainName::Port(L4::Udp, 53)))].into(),
+                    [(SetKey::Port(L4::Udp, 53), SetValue::Goto(ChainName::Port(L4::Udp, 53, Bind::Any)))].into(),
                 );
-                table(d).chains.insert(ChainName::Port(L4::Udp, 53), Chain { rules: vec![Rule::RefuseOther] });
+                table(d)
+                    .chains
+                    .insert(ChainName::Port(L4::Udp, 53, Bind::Any), Chain { rules: vec![Rule::RefuseOther] });
             },
             AS_IS,
             &["nft add set ports; add chain port_udp_53; set chain port_udp_53 { refuse-other }; and 1 more change"],

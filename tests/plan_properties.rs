@@ -155,6 +155,7 @@ impl World {
                 local: Ipv4Addr::new(192, 0, 2, if choice.is_moved { 101 } else { 1 }).into(),
                 mtu: choice.mtu,
                 address: Ipv4Addr::new(169, 254, 64, 1).into(),
+                address6: (choice.mtu > 1400).then_some("fd77:6566::1:1".parse().unwrap()),
             });
             set(&mut state, "net/ipv4/conf/weft.vx/rp_filter".into(), "2");
             set(&mut state, "net/ipv6/conf/weft.vx/disable_ipv6".into(), "0");

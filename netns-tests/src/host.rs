@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{KernelView, Netns, Process, testkit, wait_until};
+use crate::{Family, KernelView, Netns, Process, testkit, wait_until};
 
 /// From the agent's start to its first answer on the socket, on a machine busy with other tests.
 const AGENT_START_BOUND: Duration = Duration::from_secs(10);
@@ -30,6 +30,7 @@ pub struct Host {
     name: String,
     address: IpAddr,
     address6: IpAddr,
+    underlay: Family,
     folder: PathBuf,
     weft: PathBuf,
     agent: Option<Process>,
@@ -53,6 +54,7 @@ impl Host {
         netns: Netns,
         name: impl Into<String>,
         [address, address6]: [IpAddr; 2],
+        underlay: Family,
         folder: PathBuf,
         weft: PathBuf,
     ) -> Result<Self> {
@@ -60,7 +62,7 @@ impl Host {
         // The machine's own resolvers are nobody's business here.
         let config = format!("resolv-conf = \"{}\"\n", folder.join("resolv.conf").display());
         fs::write(folder.join("weft.toml"), config).context("the agent's configuration cannot be written")?;
-        Ok(Self { netns, name: name.into(), address, address6, folder, weft, agent: None })
+        Ok(Self { netns, name: name.into(), address, address6, underlay, folder, weft, agent: None })
     }
 
     /// Its node name, such as `h1`.
@@ -86,6 +88,15 @@ impl Host {
     /// A port at its IPv4 address.
     pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.address, port)
+    }
+
+    /// A port at its address of a family.
+    pub fn door(&self, family: Family, port: u16) -> SocketAddr {
+        let address = match family {
+            Family::V4 => self.address,
+            Family::V6 => self.address6,
+        };
+        SocketAddr::new(address, port)
     }
 
     /// Where its agent listens for commands.
@@ -147,7 +158,7 @@ impl Host {
     }
 
     fn agent_words(&self) -> Vec<std::ffi::OsString> {
-        let address = self.address.to_string();
+        let address = self.door(self.underlay, 0).ip().to_string();
         let [config, data, run] = ["weft.toml", "data", "run"].map(|name| self.folder.join(name).into());
         let mut words: Vec<std::ffi::OsString> =
             ["agent", "--node", &self.name, "--advertise", &address, "--metrics", METRICS].map(Into::into).into();
@@ -279,8 +290,8 @@ impl Host {
         let path = netns.path();
         let line = format!("attach --netns {} --network {network} --name {name} {words}", path.display());
         self.weft_ok(&line)?;
-        let address = self.endpoint_address(network, name)?;
-        Ok(Container { netns, name: name.to_owned(), address, program: None })
+        let addresses = self.endpoint_addresses(network, name)?;
+        Ok(Container { netns, name: name.to_owned(), addresses, program: None })
     }
 
     /// As [`Host::attach`], with the replica's program answering on `port` before it is attached: no request finds a
@@ -290,14 +301,18 @@ impl Host {
         let program = start_replica(&netns, name, port)?;
         let path = netns.path();
         self.weft_ok(&format!("attach --netns {} --network {network} --name {name} {words}", path.display()))?;
-        let address = self.endpoint_address(network, name)?;
-        Ok(Container { netns, name: name.to_owned(), address, program: Some(program) })
+        let addresses = self.endpoint_addresses(network, name)?;
+        Ok(Container { netns, name: name.to_owned(), addresses, program: Some(program) })
     }
 
-    fn endpoint_address(&self, network: &str, name: &str) -> Result<IpAddr> {
+    fn endpoint_addresses(&self, network: &str, name: &str) -> Result<Vec<IpAddr>> {
         let row = self.weft_json(&format!("endpoint inspect {network}/{name}"))?;
-        let word = row["addresses"][0].as_str().ok_or_else(|| anyhow!("the endpoint {name} has no address: {row}"))?;
-        word.split('/').next().unwrap_or(word).parse().with_context(|| format!("{word:?} is no address"))
+        let words: Vec<&str> = row["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        ensure!(!words.is_empty(), "the endpoint {name} has no address: {row}");
+        let parse = |word: &&str| {
+            word.split('/').next().unwrap_or(word).parse().with_context(|| format!("{word:?} is no address"))
+        };
+        words.iter().map(parse).collect()
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -319,7 +334,7 @@ impl Host {
 pub struct Container {
     netns: Netns,
     name: String,
-    address: IpAddr,
+    addresses: Vec<IpAddr>,
     program: Option<Process>,
 }
 
@@ -329,14 +344,20 @@ impl Container {
         &self.name
     }
 
-    /// Its address on its network.
+    /// Its address on its network, IPv4 where it has one.
     pub fn address(&self) -> IpAddr {
-        self.address
+        self.addresses[0]
+    }
+
+    /// Its address of a family.
+    pub fn address_of(&self, family: Family) -> Result<IpAddr> {
+        let found = self.addresses.iter().find(|address| Family::of(**address) == family);
+        found.copied().ok_or_else(|| anyhow!("{} has no {family:?} address: {:?}", self.name, self.addresses))
     }
 
     /// A port at its address.
     pub fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.address, port)
+        SocketAddr::new(self.address(), port)
     }
 
     /// Its namespace.

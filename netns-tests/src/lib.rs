@@ -24,8 +24,8 @@ pub use kernel_view::KernelView;
 pub use leftovers::Machine;
 pub use netns::Netns;
 pub use process::Process;
-pub use scenario::scenario;
-pub use topology::{CLIENT, CLIENT6, Topology};
+pub use scenario::{scenario, scenario_on};
+pub use topology::{CLIENT, CLIENT6, Family, Ground, Topology};
 pub use wait::{pause, wait_until};
 
 /// Whether this process may make namespaces at all.

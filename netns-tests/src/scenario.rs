@@ -2,14 +2,19 @@ use std::env;
 
 use anyhow::Result;
 
-use crate::{Machine, Topology};
+use crate::{Ground, Machine, Topology};
 
 /// Runs one scenario on a cluster of `hosts` nodes. Where it fails, the agents' logs are shown with the reason; when it is
 /// over, nothing of it may be left on the machine.
-#[expect(clippy::panic, reason = "a panic is how a test fails")]
 pub fn scenario(hosts: u8, body: impl FnOnce(&mut Topology) -> Result<()>) {
+    scenario_on(Ground::of(hosts), body);
+}
+
+/// As [`scenario`], on any ground.
+#[expect(clippy::panic, reason = "a panic is how a test fails")]
+pub fn scenario_on(ground: Ground, body: impl FnOnce(&mut Topology) -> Result<()>) {
     let before = Machine::look();
-    let outcome = Topology::cluster(hosts).and_then(|mut topology| {
+    let outcome = Topology::cluster_on(ground).and_then(|mut topology| {
         let outcome = body(&mut topology);
         if outcome.is_err() || env::var_os("WEFT_TEST_LOGS").is_some() {
             for host in topology.hosts() {

@@ -27,6 +27,51 @@ const CONVERGE_BOUND: Duration = Duration::from_secs(10);
 /// How many topologies this process has made, for names that do not clash.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// An IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// An address's.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The client's address of this family.
+    pub fn client(self) -> IpAddr {
+        match self {
+            Self::V4 => CLIENT.into(),
+            Self::V6 => CLIENT6.into(),
+        }
+    }
+}
+
+/// What hosts are laid on.
+#[derive(Debug, Clone, Copy)]
+pub struct Ground {
+    /// How many hosts.
+    pub hosts: u8,
+    /// The MTU of everybody's `eth0`, in bytes.
+    pub mtu: u32,
+    /// The family of the addresses that the hosts advertise; they have addresses of both.
+    pub underlay: Family,
+}
+
+impl Ground {
+    /// So many hosts on Ethernet and IPv4.
+    pub fn of(hosts: u8) -> Self {
+        Self { hosts, mtu: 1500, underlay: Family::V4 }
+    }
+}
+
 /// Hosts and one client on an underlay: a bridge in a namespace of its own, so that the machine's own namespace is not
 /// touched at all. Dropping it ends the agents and removes everything.
 pub struct Topology {
@@ -40,6 +85,11 @@ pub struct Topology {
 impl Topology {
     /// `hosts` hosts, named h1, h2 and so on, with agents not yet started, on an underlay with `mtu`.
     pub fn new(hosts: u8, mtu: u32) -> Result<Self> {
+        Self::lay(Ground { mtu, ..Ground::of(hosts) })
+    }
+
+    /// As [`Topology::new`], on any ground.
+    pub fn lay(Ground { hosts, mtu, underlay: family }: Ground) -> Result<Self> {
         ensure!(crate::is_root(), "namespaces need root: run this as root");
         sweep()?;
         let weft = beside_us("weft")?;
@@ -60,14 +110,19 @@ impl Topology {
             ];
             plug(&topology.underlay, &netns, &name, addresses, mtu)?;
             let folder = topology.folder.path.join(&name);
-            topology.hosts.push(Host::new(netns, name, addresses, folder, weft.clone())?);
+            topology.hosts.push(Host::new(netns, name, addresses, family, folder, weft.clone())?);
         }
         Ok(topology)
     }
 
     /// Hosts whose agents form one cluster, every one of them seen as ready by every other.
     pub fn cluster(hosts: u8) -> Result<Self> {
-        let mut topology = Self::new(hosts, 1500)?;
+        Self::cluster_on(Ground::of(hosts))
+    }
+
+    /// As [`Topology::cluster`], on any ground.
+    pub fn cluster_on(ground: Ground) -> Result<Self> {
+        let mut topology = Self::lay(ground)?;
         for host in topology.hosts_mut() {
             host.start_agent()?;
         }
@@ -116,13 +171,18 @@ impl Topology {
     /// Waits until every node's kernel balances over exactly `replicas` at its published `port`: seen from the client, two
     /// rounds of requests in which every replica answers twice.
     pub fn wait_balanced(&self, port: u16, replicas: &[&str]) -> Result<()> {
+        self.wait_balanced_in(Family::V4, port, replicas)
+    }
+
+    /// As [`Topology::wait_balanced`], by the nodes' addresses of a family.
+    pub fn wait_balanced_in(&self, family: Family, port: u16, replicas: &[&str]) -> Result<()> {
         for host in &self.hosts {
             let what = format!("{} balances port {port} over {} replicas", host.name(), replicas.len());
             wait_until(what, CONVERGE_BOUND, || {
                 let mut answers = Vec::new();
                 self.client.enter(|| {
                     for _ in 0..2 * replicas.len() {
-                        answers.push(ask(host.at(port), Duration::from_secs(1))?.replica);
+                        answers.push(ask(host.door(family, port), Duration::from_secs(1))?.replica);
                     }
                     Ok(())
                 })?;
@@ -139,7 +199,17 @@ impl Topology {
     /// The usual service: network `blue`, service `web` published at 80, and replicas `web-1` to `web-COUNT` that answer at
     /// 8080, spread over the hosts in turn.
     pub fn web(&self, count: usize) -> Result<Vec<Container>> {
-        self.host(0).weft_ok("network create blue --subnet 10.42.0.0/16")?;
+        self.web_in(&[Family::V4], count)
+    }
+
+    /// As [`Topology::web`], with a network of these families.
+    pub fn web_in(&self, families: &[Family], count: usize) -> Result<Vec<Container>> {
+        let subnets = families.iter().map(|family| match family {
+            Family::V4 => "--subnet 10.42.0.0/16",
+            Family::V6 => "--subnet fd00:42::/64",
+        });
+        let subnets = subnets.collect::<Vec<_>>().join(" ");
+        self.host(0).weft_ok(&format!("network create blue {subnets}"))?;
         self.host(0).weft_ok("service create web --network blue --publish 80:8080")?;
         let mut replicas = Vec::new();
         for number in 0..count {
@@ -148,7 +218,7 @@ impl Topology {
             replicas.push(host.serve("blue", &format!("web-{}", number + 1), "--service web", 8080)?);
         }
         let names: Vec<&str> = replicas.iter().map(Container::name).collect();
-        self.wait_balanced(80, &names)?;
+        families.iter().try_for_each(|family| self.wait_balanced_in(*family, 80, &names))?;
         Ok(replicas)
     }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, ensure};
-use netns_tests::{CLIENT, Host, Topology, scenario, testkit::ask};
+use netns_tests::{Family, Host, Topology, scenario, testkit::ask};
 
 const REQUESTS: usize = 1000;
 
@@ -13,17 +13,26 @@ const REQUEST_BOUND: Duration = Duration::from_millis(900);
 
 #[test]
 fn every_node_answers_exactly_round_robin_and_keeps_the_clients_address() {
+    round_robin(Family::V4);
+}
+
+#[test]
+fn so_it_does_in_ipv6() {
+    round_robin(Family::V6);
+}
+
+fn round_robin(family: Family) {
     scenario(3, |topology| {
-        let _replicas = topology.web(5)?;
+        let _replicas = topology.web_in(&[family], 5)?;
         // The client takes its source ports anew for each node, and so uses hundreds of them towards more than one: replicas
         // meet an address and port that they have in `TIME_WAIT` from a connection by another node.
         for host in topology.hosts() {
             let counts = topology.client().enter(|| {
                 let mut counts: BTreeMap<String, usize> = BTreeMap::new();
                 for turn in 0..REQUESTS {
-                    let answer = ask(host.at(80), REQUEST_BOUND)?;
+                    let answer = ask(host.door(family, 80), REQUEST_BOUND)?;
                     ensure!(
-                        answer.client.ip() == CLIENT,
+                        answer.client.ip() == family.client(),
                         "request {turn} at {}: {} saw the client as {}",
                         host.name(),
                         answer.replica,
@@ -35,7 +44,7 @@ fn every_node_answers_exactly_round_robin_and_keeps_the_clients_address() {
             })?;
             let (least, most) = (counts.values().min(), counts.values().max());
             ensure!(counts.len() == 5, "{} used {} replicas: {counts:?}", host.name(), counts.len());
-            in_step(topology, host)?;
+            in_step(topology, host, family)?;
             ensure!(least.zip(most).is_some_and(|(least, most)| most - least <= 1), "{}: {counts:?}", host.name());
         }
         Ok(())
@@ -43,10 +52,10 @@ fn every_node_answers_exactly_round_robin_and_keeps_the_clients_address() {
 }
 
 /// Strict order, not only equal counts: any five requests in a row meet five replicas, and the next five the same again.
-fn in_step(topology: &Topology, host: &Host) -> Result<()> {
-    let answers = topology
-        .client()
-        .enter(|| (0..20).map(|_| Ok(ask(host.at(80), REQUEST_BOUND)?.replica)).collect::<Result<Vec<String>>>())?;
+fn in_step(topology: &Topology, host: &Host, family: Family) -> Result<()> {
+    let answers = topology.client().enter(|| {
+        (0..20).map(|_| Ok(ask(host.door(family, 80), REQUEST_BOUND)?.replica)).collect::<Result<Vec<String>>>()
+    })?;
     for (turn, replica) in answers.iter().enumerate().skip(5) {
         ensure!(*replica == answers[turn - 5], "{}: request {turn} is out of turn: {answers:?}", host.name());
     }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use netns_tests::{
-    Container, Topology, scenario,
+    Container, Host, Topology, scenario,
     testkit::{ask, ask_udp},
     wait_until,
 };
@@ -24,11 +24,18 @@ const REACH_BOUND: Duration = Duration::from_secs(5);
 
 #[test]
 fn nothing_passes_between_two_networks() {
-    scenario(2, |topology| {
+    nothing_passes(["10.42.0.0/16", "10.43.0.0/16"]);
+}
+
+#[test]
+fn nothing_passes_between_two_networks_of_ipv6() {
+    nothing_passes(["fd00:42::/64", "fd00:43::/64"]);
+}
+
+fn nothing_passes([blue, red]: [&'static str; 2]) {
+    scenario(2, move |topology| {
         let first = topology.host(0);
-        for (network, subnet, service, port) in
-            [("blue", "10.42.0.0/16", "web", 80), ("red", "10.43.0.0/16", "shop", 81)]
-        {
+        for (network, subnet, service, port) in [("blue", blue, "web", 80), ("red", red, "shop", 81)] {
             first.weft_ok(&format!("network create {network} --subnet {subnet}"))?;
             first.weft_ok(&format!("service create {service} --network {network} --publish {port}:8080"))?;
             topology.wait_known(topology.host(1), "service", service)?;
@@ -61,15 +68,24 @@ fn nothing_passes_between_two_networks() {
 
 #[test]
 fn a_container_cannot_send_from_a_foreign_address() {
-    scenario(2, |topology| {
-        topology.host(0).weft_ok("network create blue --subnet 10.42.0.0/16")?;
+    cannot_send("10.42.0.0/16", "10.99.0.1", Host::address);
+}
+
+#[test]
+fn a_container_cannot_send_from_a_foreign_ipv6_address() {
+    cannot_send("fd00:42::/64", "fd00:99::1", Host::address6);
+}
+
+fn cannot_send(subnet: &'static str, nowhere: &'static str, underlay: fn(&Host) -> IpAddr) {
+    scenario(2, move |topology| {
+        topology.host(0).weft_ok(&format!("network create blue --subnet {subnet}"))?;
         topology.wait_known(topology.host(1), "network", "blue")?;
         let sender = topology.host(0).attach("blue", "sender", "")?;
         let neighbour = topology.host(0).attach("blue", "neighbour", "")?;
         let receivers =
             [topology.host(0).attach("blue", "receiver-1", "")?, topology.host(1).attach("blue", "receiver-2", "")?];
         let spoofed: Vec<IpAddr> =
-            vec![neighbour.address(), receivers[1].address(), "10.99.0.1".parse()?, topology.host(1).address()];
+            vec![neighbour.address(), receivers[1].address(), nowhere.parse()?, underlay(topology.host(1))];
         for receiver in &receivers {
             let ear = receiver.netns().enter(|| {
                 let ear = UdpSocket::bind(receiver.at(9))?;
@@ -77,13 +93,15 @@ fn a_container_cannot_send_from_a_foreign_address() {
                 Ok(ear)
             })?;
             for source in spoofed.iter().filter(|source| **source != receiver.address()) {
-                sender.netns().ip(&format!("addr add {source}/32 dev lo"))?;
+                let len = if source.is_ipv6() { "128 nodad" } else { "32" };
+                let (len, flags) = len.split_once(' ').unwrap_or((len, ""));
+                sender.netns().ip(&format!("addr add {source}/{len} dev lo {flags}"))?;
                 let sent = sender.netns().enter(|| {
                     // The honest datagram comes second on the same path: once it is here, the other is not coming.
                     send(*source, receiver.at(9), b"spoofed")?;
                     send(sender.address(), receiver.at(9), b"honest")
                 });
-                sender.netns().ip(&format!("addr del {source}/32 dev lo"))?;
+                sender.netns().ip(&format!("addr del {source}/{len} dev lo"))?;
                 sent?;
                 let (text, from) =
                     hear(&ear).with_context(|| format!("the honest datagram after one from {source}"))?;

@@ -4,10 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use netns_tests::{Container, Host, Topology, scenario, testkit::Hold, wait_until};
+use netns_tests::{
+    Container, Family, Host, Topology, scenario,
+    testkit::{self, Hold},
+    wait_until,
+};
 
-/// The agent looks again every 10 s; the hosts' `eth0` here is a veth, of whose changes nobody tells it.
-const FOLLOW_BOUND: Duration = Duration::from_secs(20);
+/// The kernel tells the agent of the device; it need not wait for its next look, 10 s later.
+const FOLLOW_BOUND: Duration = Duration::from_secs(5);
 
 /// From one line of a connection to the next one's answer, several times over.
 const TRAFFIC_BOUND: Duration = Duration::from_secs(5);
@@ -40,6 +44,39 @@ fn links_follow_the_underlays_mtu_and_connections_go_on() {
         }
         let report = hold.stop();
         ensure!(report.broken.is_empty(), "{} connections broke: {:?}", report.broken.len(), report.broken);
+        Ok(())
+    });
+}
+
+/// A route says what the device does not know: a VPN or a cloud's gateway that carries less. And where too little is left for IPv6
+/// it is said, and IPv4 goes on.
+#[test]
+fn a_route_of_less_is_followed_and_ipv6_is_missed_aloud() {
+    scenario(2, |topology| {
+        let replicas = topology.web_in(&[Family::V4, Family::V6], 2)?;
+        let servers: Vec<_> = topology.hosts().iter().map(|host| host.at(80)).collect();
+        for (mtu, has_ipv6) in [(1400, true), (1300, false), (1450, true)] {
+            for host in topology.hosts() {
+                host.netns().ip(&format!("route replace 192.0.2.0/24 dev eth0 mtu {mtu}"))?;
+            }
+            wait_until(format!("the tunnels follow a route of {mtu} bytes"), FOLLOW_BOUND, || {
+                for host in topology.hosts() {
+                    let tunnel = links(host)?.into_iter().find(|(name, ..)| name == "weft.vx");
+                    ensure!(tunnel.is_some_and(|(_, _, found)| found == mtu - OVERHEAD));
+                    let status = host.weft_ok("status")?;
+                    ensure!(status.contains("networks with IPv6 do not work on this node") != has_ipv6, "{status}");
+                }
+                Ok(())
+            })?;
+            for (host, server) in topology.hosts().iter().zip(&servers) {
+                wait_until(format!("{} answers at {mtu}", host.name()), TRAFFIC_BOUND, || {
+                    let ask = |server| topology.client().enter(|| testkit::ask(server, Duration::from_secs(1)));
+                    ask(*server)?;
+                    if has_ipv6 { ask(host.door(Family::V6, 80)).map(drop) } else { Ok(()) }
+                })?;
+            }
+        }
+        drop(replicas);
         Ok(())
     });
 }

@@ -110,10 +110,22 @@ impl Host for LinuxHost {
     async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError> {
         let local = cluster.nodes.get(&me).map(|node| node.underlay);
         let underlay_mtu = match local {
-            Some(local) => self.kernel.underlay_mtu(local).await?,
+            Some(local) => {
+                let reached = overlay::peers(cluster, me).map(|peer| peer.underlay);
+                let peers: Vec<IpAddr> = reached.filter(|peer| peer.is_ipv4() == local.is_ipv4()).collect();
+                let device = self.kernel.underlay_mtu(local).await?;
+                self.kernel.route_mtu(&peers).await?.unwrap_or(device)
+            }
             None => 0,
         };
-        Ok(HostFacts { underlay_mtu, mark_mask: self.mark_mask, rp_filter_all: self.kernel.rp_filter_all()? })
+        let advertised_to = if overlay::families(cluster).contains(&Family::V6) {
+            self.kernel.begin_ipv6()?
+        } else {
+            self.kernel.end_ipv6();
+            BTreeSet::new()
+        };
+        let rp_filter_all = self.kernel.rp_filter_all()?;
+        Ok(HostFacts { underlay_mtu, mark_mask: self.mark_mask, rp_filter_all, advertised_to })
     }
 
     async fn changed(&self) -> Result<(), KernelError> {

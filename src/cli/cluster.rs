@@ -22,7 +22,7 @@ pub(super) struct InitArgs {
     /// Where the cluster's records live [default: embedded in this agent]
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// Prefix from which networks without a --subnet are cut
+    /// Prefix from which networks without a --subnet are cut, of either family [default: 10.201.0.0/16 and a random IPv6 /48]
     #[arg(long = "pool", value_name = "CIDR")]
     pools: Vec<String>,
     /// UDP port of the tunnels [default: 7789]

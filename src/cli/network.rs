@@ -34,9 +34,12 @@ pub(super) enum NetworkCommand {
 pub(super) struct CreateArgs {
     /// Its name: a-z, 0-9 and inner hyphens, 63 characters at most
     name: String,
-    /// Its prefix, such as 10.9.0.0/16 [default: cut from the cluster's pools]
+    /// Its prefix, such as 10.9.0.0/16 or fd00:9::/64; one of each family [default: IPv4, cut from the cluster's pools]
     #[arg(long = "subnet", value_name = "CIDR")]
     subnets: Vec<String>,
+    /// Give it IPv6 too, cut from the cluster's pools
+    #[arg(long)]
+    ipv6: bool,
     /// Keep containers from opening connections to the outside
     #[arg(long)]
     internal: bool,
@@ -51,8 +54,8 @@ impl NetworkCommand {
     /// Does it and returns what to print.
     pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         match self {
-            Self::Create(CreateArgs { name, subnets, internal, mtu, format }) => {
-                let reply = agent.network_create(NetworkCreateRequest { name, subnets, internal, mtu }).await?;
+            Self::Create(CreateArgs { name, subnets, ipv6, internal, mtu, format }) => {
+                let reply = agent.network_create(NetworkCreateRequest { name, subnets, ipv6, internal, mtu }).await?;
                 format.show(&reply, |reply| {
                     let verb = if reply.created { "created" } else { "already exists" };
                     format!("network {} {verb}: {}", reply.network.name, prefixes(&reply.network).join(", "))

@@ -1,6 +1,6 @@
 use ipnet::IpNet;
 
-use crate::model::{Network, Subnet};
+use crate::model::{Family, Network, Subnet};
 
 /// The longest IPv4 prefix of a network: sixteen blocks of four addresses.
 const V4_LEN_MAX: u8 = 26;
@@ -70,9 +70,9 @@ fn overlaps(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// The first subnet of usual size in the pools that overlaps none of `taken`.
-pub fn choose_subnet(pools: &[IpNet], taken: &[IpNet]) -> Option<Subnet> {
-    pools.iter().find_map(|pool| {
+/// The first subnet of usual size in the pools of a family that overlaps none of `taken`.
+pub fn choose_subnet(pools: &[IpNet], family: Family, taken: &[IpNet]) -> Option<Subnet> {
+    pools.iter().filter(|pool| Family::of(pool.addr()) == family).find_map(|pool| {
         let usual = match pool {
             IpNet::V4(_) => V4_NETWORK_LEN,
             IpNet::V6(_) => V6_NETWORK_LEN,
@@ -119,6 +119,7 @@ mod tests {
             "224.1.0.0/16",
             "169.254.0.0/20",
             "fe80::/64",
+            "fd77:6566::/48",
             "::/64",
         ] {
             assert!(subnet(net(prefix)).is_err(), "{prefix}");
@@ -140,13 +141,20 @@ mod tests {
 
     #[test]
     fn subnets_are_cut_from_the_pools_in_order() {
-        let pools = [net("10.1.0.0/23"), net("10.5.0.0/16")];
+        let pools = [net("10.1.0.0/23"), net("fd01:2345:6789::/48"), net("10.5.0.0/16")];
         let mut taken = vec![net("10.1.1.0/26")];
-        for expected in ["10.1.0.0/24", "10.5.0.0/24", "10.5.1.0/24"] {
-            let chosen = choose_subnet(&pools, &taken).unwrap();
+        for (family, expected) in [
+            (Family::V4, "10.1.0.0/24"),
+            (Family::V4, "10.5.0.0/24"),
+            (Family::V6, "fd01:2345:6789::/64"),
+            (Family::V4, "10.5.1.0/24"),
+            (Family::V6, "fd01:2345:6789:1::/64"),
+        ] {
+            let chosen = choose_subnet(&pools, family, &taken).unwrap();
             assert_eq!(chosen.prefix, net(expected));
             taken.push(chosen.prefix);
         }
-        assert_eq!(choose_subnet(&[net("10.1.0.0/24")], &[net("10.0.0.0/8")]), None);
+        assert_eq!(choose_subnet(&[net("10.1.0.0/24")], Family::V4, &[net("10.0.0.0/8")]), None);
+        assert_eq!(choose_subnet(&[net("10.1.0.0/24")], Family::V6, &[]), None);
     }
 }

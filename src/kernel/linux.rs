@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::PoisonError,
 };
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use super::{
     sysctl,
 };
 use crate::{
-    model::{ChainName, Connections, HostState, NetnsRef},
+    model::{ChainName, Connections, HostState, NetnsRef, Sysctl},
     plan::Step,
 };
 
@@ -24,6 +25,8 @@ pub struct LinuxKernel {
     nft: Nft,
     conntrack: Conntrack,
     changes: Mutex<(Changes, NftChanges)>,
+    /// The settings that are observed besides the usual ones.
+    settings: std::sync::Mutex<BTreeSet<Sysctl>>,
 }
 
 impl LinuxKernel {
@@ -34,7 +37,7 @@ impl LinuxKernel {
         let nft = Nft::open()?;
         let conntrack = Conntrack::open()?;
         let changes = Mutex::new((rtnetlink.subscribe().await?, nft.subscribe()?));
-        Ok(Self { rtnetlink, nft, conntrack, changes })
+        Ok(Self { rtnetlink, nft, conntrack, changes, settings: std::sync::Mutex::default() })
     }
 
     /// Waits until something of ours, or a foreign device that may be the underlay, has changed. For one task at a time;
@@ -51,6 +54,26 @@ impl LinuxKernel {
     /// See [`Rtnetlink::underlay_mtu`].
     pub async fn underlay_mtu(&self, local: IpAddr) -> Result<u32, KernelError> {
         self.rtnetlink.underlay_mtu(local).await
+    }
+
+    /// See [`Rtnetlink::route_mtu`].
+    pub async fn route_mtu(&self, peers: &[IpAddr]) -> Result<Option<u32>, KernelError> {
+        self.rtnetlink.route_mtu(peers).await
+    }
+
+    /// The devices, none of them ours, on which this host heeds router advertisements. From here on what is wanted of them and of
+    /// IPv6 forwarding is observed.
+    pub fn begin_ipv6(&self) -> Result<BTreeSet<String>, KernelError> {
+        let devices = sysctl::advertised_to()?;
+        let settings = devices.iter().map(|device| Sysctl::accept_ra(device));
+        let settings = settings.chain([Sysctl(Sysctl::FORWARDING_V6.to_owned())]).collect();
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        Ok(devices)
+    }
+
+    /// No setting of IPv6 is wanted, and none is observed.
+    pub fn end_ipv6(&self) {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// See [`Rtnetlink::default_address`].
@@ -88,7 +111,8 @@ impl LinuxKernel {
 impl Kernel for LinuxKernel {
     async fn observe(&self) -> Result<HostState, KernelError> {
         let (state, ruleset) = tokio::join!(self.rtnetlink.observe(), self.nft.observe());
-        Ok(HostState { sysctls: sysctl::observe()?, ruleset: ruleset?, ..state? })
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(HostState { sysctls: sysctl::observe(&settings)?, ruleset: ruleset?, ..state? })
     }
 
     async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError> {

@@ -2,32 +2,57 @@
 //! on memory-backed files: microseconds, so that they are done where they stand.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::ErrorKind,
     path::{Component, Path, PathBuf},
 };
 
 use super::KernelError;
-use crate::model::Sysctl;
+use crate::model::{LinkName, Sysctl};
 
-/// The settings that the agent has a wish for, and so those that are observed. A wish for another one would be written
-/// in every pass, for it would never be seen as fulfilled.
+/// The settings that the agent always has a wish for, and so those that are observed, with those that the caller names besides. A
+/// wish for another one would be written in every pass, for it would never be seen as fulfilled.
 ///
 /// Forwarding is what makes a host a router. The reverse path filter has to be loose or off on the tunnel: replies to
 /// another node's client leave there, and requests from clients arrive there (ip-sysctl.rst, `rp_filter`).
 pub(super) const MANAGED: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv4/conf/weft.vx/rp_filter"];
 
-/// The managed settings as they are. One that is not there, such as a device's while there is no device, is left out.
-pub(super) fn observe() -> Result<BTreeMap<Sysctl, String>, KernelError> {
+/// The managed settings and `more` as they are. One that is not there, such as a device's while there is no device, is left out.
+pub(super) fn observe(more: &BTreeSet<Sysctl>) -> Result<BTreeMap<Sysctl, String>, KernelError> {
     let mut settings = BTreeMap::new();
-    for key in MANAGED {
-        let key = Sysctl(key.to_owned());
+    for key in MANAGED.map(|key| Sysctl(key.to_owned())).into_iter().chain(more.iter().cloned()) {
         if let Some(value) = read(&key)? {
             settings.insert(key, value);
         }
     }
     Ok(settings)
+}
+
+/// The devices, but for those whose names begin with `weft.`, on which this host heeds router advertisements: by `accept_ra` 2, or
+/// by 1 as long as the device does not forward (ip-sysctl.rst). None where the kernel has no IPv6.
+pub(super) fn advertised_to() -> Result<BTreeSet<String>, KernelError> {
+    let folder = Path::new("/proc/sys/net/ipv6/conf");
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(KernelError::new(format!("list {}", folder.display()), error)),
+    };
+    let mut devices = BTreeSet::new();
+    for device in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        if ["all", "default", "lo"].contains(&device.as_str()) || device.starts_with(LinkName::PREFIX) {
+            continue;
+        }
+        let heeds = match read(&Sysctl::accept_ra(&device))?.as_deref() {
+            Some("2") => true,
+            Some("1") => read(&Sysctl(format!("net/ipv6/conf/{device}/forwarding")))?.as_deref() == Some("0"),
+            _ => false,
+        };
+        if heeds {
+            devices.insert(device);
+        }
+    }
+    Ok(devices)
 }
 
 /// One setting without the white space around it; nothing if there is no such setting.

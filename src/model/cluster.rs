@@ -4,18 +4,32 @@ use std::{
     str::FromStr,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::{
     Block, Draining, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Report, Service, ServiceId,
 };
 
-/// The prefix from which networks are cut when nobody names another: `weft init --pool`.
+/// The IPv4 prefix from which networks are cut when nobody names another: `weft init --pool`. That of IPv6 is the cluster's own:
+/// [`ClusterId::default_pool_v6`].
 pub const DEFAULT_POOL: &str = "10.201.0.0/16";
 
 /// A cluster's identity, 128 random bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub u128);
+
+impl ClusterId {
+    /// The IPv6 prefix from which networks are cut when nobody names another: unique local, its 40 bits of global id (RFC 4193,
+    /// 3.1) the identity's first, and so random. It never holds what [`Network::OWN_V6`] keeps free.
+    pub fn default_pool_v6(self) -> IpNet {
+        let own = 0xfd77_6566_u128 << 96;
+        let mut address = (0xfd_u128 << 120) | (self.0 >> 88 << 80);
+        if address >> 96 == own >> 96 {
+            address ^= 1 << 119;
+        }
+        IpNet::V6(Ipv6Net::new_assert(address.into(), 48))
+    }
+}
 
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,5 +166,24 @@ impl Cluster {
     /// The replicas of a service, in the order of their ids.
     pub fn replicas_of(&self, service: ServiceId) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.values().filter(move |endpoint| endpoint.service == Some(service))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_ipv6_pool_is_unique_local_and_follows_from_the_id() {
+        let own: IpNet = Network::OWN_V6.parse().unwrap();
+        for (id, pool) in [
+            ("0123456789abcdef0123456789abcdef", "fd01:2345:6789::/48"),
+            ("ffffffffffffffffffffffffffffffff", "fdff:ffff:ffff::/48"),
+            ("77656612340000000000000000000000", "fdf7:6566:1234::/48"),
+        ] {
+            let found = id.parse::<ClusterId>().unwrap().default_pool_v6();
+            assert_eq!(found, pool.parse().unwrap(), "{id}");
+            assert!(!own.contains(&found) && !found.contains(&own));
+        }
     }
 }

@@ -1,7 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     str::FromStr,
 };
 
@@ -57,6 +57,10 @@ pub struct Vtep {
     /// comes in by a device without an IPv4 address to be forged as soon as any reverse-path filter is on
     /// (`__fib_validate_source` in `net/ipv4/fib_frontend.c`), loose or not.
     pub address: IpAddr,
+    /// Its own IPv6 address, with full length, where some network has IPv6 and the tunnel carries it. What this host itself
+    /// says to containers comes from here if the host has no IPv6 otherwise: without any address the kernel sends its
+    /// errors (no route, too big, nobody there) from `::1`, which every container drops.
+    pub address6: Option<Ipv6Addr>,
 }
 
 /// A routing table's number; `main` is 254.
@@ -164,6 +168,16 @@ pub enum PolicyAction {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sysctl(pub String);
 
+impl Sysctl {
+    /// Whether this host forwards IPv6.
+    pub const FORWARDING_V6: &'static str = "net/ipv6/conf/all/forwarding";
+
+    /// Whether a device heeds router advertisements: 0 never, 1 unless it forwards, 2 always (ip-sysctl.rst).
+    pub fn accept_ra(device: &str) -> Self {
+        Self(format!("net/ipv6/conf/{device}/accept_ra"))
+    }
+}
+
 /// Which bits of the packet and connection mark are ours. They hold the ingress node's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MarkMask(u32);
@@ -218,6 +232,9 @@ pub struct HostFacts {
     pub mark_mask: MarkMask,
     /// `net.ipv4.conf.all.rp_filter`: the kernel takes the stricter of this and the device's.
     pub rp_filter_all: u8,
+    /// The devices, none of them ours, on which this host heeds router advertisements: an IPv6 default route may hang on it.
+    /// Looked up only where some network has IPv6.
+    pub advertised_to: BTreeSet<String>,
 }
 
 #[cfg(test)]

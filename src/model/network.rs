@@ -111,6 +111,11 @@ impl Network {
     /// The same in IPv6. Not the gateway: `fe80::1` means nothing without a device's name, which a resolv.conf should not have to
     /// give. It is unique local (RFC 4193) and no network's: see [`Self::OWN_V6`].
     pub const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0x6566, 0, 0, 0, 0, 0, 1);
+    /// Whether the network has IPv6 addresses.
+    pub fn has_ipv6(&self) -> bool {
+        self.subnets.iter().any(|subnet| subnet.prefix.addr().is_ipv6())
+    }
+
     /// What is kept free of networks for the nodes' own use, in IPv6; in IPv4 it is link-local, and so kept free anyway.
     pub const OWN_V6: &'static str = "fd77:6566::/32";
 }

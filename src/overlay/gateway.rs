@@ -17,6 +17,12 @@ pub fn gateway(family: Family, node: NodeId) -> IpAddr {
     }
 }
 
+/// The IPv6 address that a node's own tunnel device has: unique local, in what no network may use (`Network::OWN_V6`), and
+/// nobody else's, so that what it says to a container on another node is answered to it.
+pub fn own_address(node: NodeId) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0x6566, 0, 0, 0, 0, 1, node.get())
+}
+
 /// The prefix of all gateway addresses, which IPv4 needs a route for: a node that is asked something from another's gateway
 /// address (a probe through the tunnel) answers by its routing table, and a neighbour is no route. In IPv6 each device has its
 /// own `fe80::/64`.

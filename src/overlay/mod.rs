@@ -7,8 +7,8 @@ mod gateway;
 mod policy;
 mod routes;
 
-pub use device::{fdb, neighbours, overhead, vtep};
-pub use gateway::{gateway, gateways};
+pub use device::{carries_ipv6, fdb, neighbours, overhead, vtep};
+pub use gateway::{gateway, gateways, own_address};
 pub use policy::policy;
 pub use routes::{attachments, routes};
 

@@ -31,11 +31,14 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PutSysctl(sysctl, value) => write!(f, "sysctl -w {}={value}", sysctl.0),
-            Self::CreateVtep(Vtep { mac, vni, port, local, mtu, address }) => write!(
-                f,
-                "ip link add {VTEP_LINK} address {mac} mtu {mtu} up type vxlan id {vni} local {local} dstport {port} nolearning; \
-                 ip addr add {address} dev {VTEP_LINK} scope link"
-            ),
+            Self::CreateVtep(Vtep { mac, vni, port, local, mtu, address, address6 }) => {
+                write!(
+                    f,
+                    "ip link add {VTEP_LINK} address {mac} mtu {mtu} up type vxlan id {vni} local {local} dstport {port} nolearning; \
+                     ip addr add {address} dev {VTEP_LINK} scope link"
+                )?;
+                address6.iter().try_for_each(|address| write!(f, "; ip addr add {address} dev {VTEP_LINK} nodad"))
+            }
             Self::SetVtepMtu(mtu) => write!(f, "ip link set {VTEP_LINK} mtu {mtu}"),
             Self::DeleteVtep => write!(f, "ip link del {VTEP_LINK}"),
             Self::PutFdb(mac, underlay) => write!(f, "bridge fdb replace {mac} dev {VTEP_LINK} dst {underlay}"),

@@ -9,7 +9,8 @@
 //! that hang on a device that has to be made anew: the kernel drops them with the device, and the plan puts all of them
 //! again. To that end every plan runs through these phases, and leaves out what is not needed:
 //!
-//! 1. **Kernel settings** that belong to no device of ours.
+//! 1. **Kernel settings** that belong to no device of ours. IPv6 forwarding after all others: it makes the kernel forget the default
+//!    routes of devices that are not told before to keep them.
 //! 2. **The guard**: sets and chains that keep networks apart and strangers out of the tunnel, additions only. It stands
 //!    before the tunnel device is up and before a new container can send its first packet. None of its rules needs a
 //!    device, for all match devices by name.

@@ -38,6 +38,8 @@ pub(super) fn additions(desired: &HostState, observed: &HostState) -> Additions 
         }
     }
 
+    settings.sort_by_key(|step| matches!(step, Step::PutSysctl(sysctl, _) if sysctl.0 == Sysctl::FORWARDING_V6));
+
     let mut rows = Vec::new();
     rows.extend(vtep.as_ref().and_then(|vtep| vtep_step(vtep, observed.vtep.as_ref())));
     rows.extend(vtep_settings);
@@ -185,16 +187,16 @@ fn place(attachment: &Attachment) -> (u64, &str) {
     (attachment.netns.inode, &attachment.ifname)
 }
 
-/// Whether one device can become the other without being made anew: all but MTU and own address is fixed when it is made.
+/// Whether one device can become the other without being made anew: all but MTU and own addresses is fixed when it is made.
 fn same_identity(left: &Vtep, right: &Vtep) -> bool {
-    let Vtep { mac, vni, port, local, mtu: _, address: _ } = left;
+    let Vtep { mac, vni, port, local, mtu: _, address: _, address6: _ } = left;
     (*mac, *vni, *port, *local) == (right.mac, right.vni, right.port, right.local)
 }
 
 fn vtep_step(desired: &Vtep, observed: Option<&Vtep>) -> Option<Step> {
     match observed {
         Some(observed) if same_identity(desired, observed) => {
-            if observed.address != desired.address {
+            if (observed.address, observed.address6) != (desired.address, desired.address6) {
                 return Some(Step::CreateVtep(*desired));
             }
             (observed.mtu != desired.mtu).then_some(Step::SetVtepMtu(desired.mtu))

@@ -1,6 +1,7 @@
 //! A replica that tells who asked it, and clients that count what was lost. Standard library only, one thread a connection:
 //! at the rates used here (hundreds a second) a thread costs less than what it would hide.
 
+mod bulk;
 mod client;
 mod hold;
 mod load;
@@ -10,6 +11,7 @@ mod names;
 mod replica;
 mod steady;
 
+pub use bulk::{Bulk, Transfer, echo_datagram, transfer};
 pub use client::{Answer, ask, ask_udp, fetch};
 pub use hold::{Hold, HoldReport};
 pub use load::{Load, LoadReport};

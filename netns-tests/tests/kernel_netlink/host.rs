@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use netns_tests::isolated;
 use weft::{
     kernel::{Kernel, LinuxKernel, Rtnetlink, netns},
-    model::{Mac, NextHop, Route, RouteTable},
+    model::{Mac, NextHop, Route, RouteTable, Sysctl},
     plan::Step,
 };
 
@@ -37,6 +37,24 @@ fn the_underlay_is_told() {
             output("cat /proc/sys/net/ipv4/conf/all/rp_filter").trim()
         );
 
+        // The way to others: the least of the routes' own MTUs and their devices'; u2 has 1500.
+        run(
+            "ip route add 203.0.113.0/24 via 198.51.100.2 dev u1 mtu 1300; ip -6 route add fd00:6::/64 dev u1 mtu 1350",
+        );
+        run("ip link set u2 mtu 1500; ip route add blackhole 203.0.114.0/24");
+        for (peers, mtu) in [
+            (&[][..], None),
+            (&["198.51.100.2"][..], Some(1400)),
+            (&["192.0.2.1"][..], Some(1500)),
+            (&["192.0.2.1", "198.51.100.2"][..], Some(1400)),
+            (&["198.51.100.2", "203.0.113.7", "203.0.114.7"][..], Some(1300)),
+            (&["203.0.114.7"][..], None),
+            (&["fd00:6::1", "fd00:5::2"][..], Some(1350)),
+        ] {
+            let addresses: Vec<std::net::IpAddr> = peers.iter().map(|peer| peer.parse().unwrap()).collect();
+            assert_eq!(kernel.route_mtu(&addresses).await.unwrap(), mtu, "{peers:?}");
+        }
+
         kernel.apply(&Step::CreateVtep(vtep(1))).await.unwrap();
         let route = Route { next_hop: NextHop::TunnelLink };
         kernel.apply(&Step::PutRoute(RouteTable::MAIN, "10.9.0.0/16".parse().unwrap(), route)).await.unwrap();
@@ -52,6 +70,35 @@ fn the_underlay_is_told() {
             assert!(prefixes.iter().any(|prefix| prefix == wanted), "{wanted} is not in {prefixes:?}");
         }
         assert!(!prefixes.iter().any(|prefix| prefix.ends_with("/0") || prefix.starts_with("10.9.")), "{prefixes:?}");
+    });
+}
+
+/// A device counts as long as it heeds router advertisements; ours never do.
+#[test]
+fn devices_that_heed_router_advertisements_are_told_and_their_settings_seen() {
+    isolated(|| async {
+        let kernel = LinuxKernel::open().await.unwrap();
+        for (device, accept_ra, forwarding) in
+            [("never", 0, 0), ("host", 1, 0), ("router", 1, 1), ("always", 2, 1), ("weft.x", 1, 0)]
+        {
+            run(&format!("ip link add {device} type bridge"));
+            run(&format!("sysctl -qw net/ipv6/conf/{device}/accept_ra={accept_ra}"));
+            run(&format!("sysctl -qw net/ipv6/conf/{device}/forwarding={forwarding}"));
+        }
+        let told = kernel.begin_ipv6().unwrap();
+        assert_eq!(told.into_iter().collect::<Vec<_>>(), ["always", "host"]);
+        let forwarding = Sysctl(Sysctl::FORWARDING_V6.to_owned());
+        let seen = || async { kernel.observe().await.unwrap().sysctls };
+        assert_eq!(seen().await[&Sysctl::accept_ra("host")], "1");
+        assert_eq!(seen().await[&forwarding], "0");
+        for (key, value) in [(Sysctl::accept_ra("host"), "2"), (forwarding.clone(), "1")] {
+            kernel.apply(&Step::PutSysctl(key.clone(), value.to_owned())).await.unwrap();
+            assert_eq!(seen().await[&key], value);
+        }
+        // Forwarding now, and heeding still.
+        assert_eq!(kernel.begin_ipv6().unwrap().into_iter().collect::<Vec<_>>(), ["always", "host"]);
+        kernel.end_ipv6();
+        assert!(!seen().await.contains_key(&forwarding));
     });
 }
 

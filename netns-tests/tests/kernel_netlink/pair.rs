@@ -289,7 +289,7 @@ fn a_pair_that_cannot_be_changed_stays_or_is_made_anew() {
         let elsewhere = NetnsRef { inode: wanted.netns.inode + 1, ..wanted.netns.clone() };
         for (attachment, reason) in [
             (Attachment { netns: elsewhere, ..wanted.clone() }, "another namespace now"),
-            (Attachment { mtu: 1279, ..wanted.clone() }, "IPv6 needs 1280 bytes"),
+            (Attachment { mtu: 1279, ..wanted.clone() }, "needs an MTU of 1280 bytes"),
             (Attachment { addresses: wanted.addresses[..1].into(), ..wanted.clone() }, "is another one by now"),
         ] {
             let error = update(attachment).await.unwrap_err();

@@ -259,3 +259,25 @@ fn what_is_not_ours_is_neither_seen_nor_touched() {
         assert_eq!(before, after);
     });
 }
+
+#[test]
+fn the_tunnel_gets_loses_and_regains_its_ipv6_address() {
+    isolated(|| async {
+        let kernel = LinuxKernel::open().await.unwrap();
+        // Some hosts leave IPv6 off on whatever device comes.
+        run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+        let without = vtep(1);
+        let [first, second] =
+            ["fd77:6566::1:1", "fd77:6566::1:9"].map(|own| Vtep { address6: own.parse().ok(), ..without });
+        let narrow = Vtep { mtu: 1279, ..without };
+        // A new device, then the same one all the way.
+        for wanted in [first, second, without, second, narrow, first] {
+            let state = put(&kernel, Step::CreateVtep(wanted)).await;
+            assert_eq!(state.vtep, Some(wanted));
+        }
+        let index = |link: &serde_json::Value| link[0]["ifindex"].as_u64();
+        let before = index(&json("ip -j link show weft.vx"));
+        put(&kernel, Step::CreateVtep(without)).await;
+        assert_eq!(index(&json("ip -j link show weft.vx")), before);
+    });
+}

@@ -85,6 +85,7 @@ pub(super) fn vtep(id: u16) -> Vtep {
         local: "192.0.2.1".parse().unwrap(),
         mtu: 1450,
         address: "169.254.64.1".parse().unwrap(),
+        address6: None,
     }
 }
 

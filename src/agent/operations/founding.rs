@@ -6,7 +6,7 @@ use tracing::warn;
 use super::{
     Agent, Member, Standing, lookup,
     membership::{enter, internal, not_reached, remove_store, settled, token, unbindable},
-    networks, stopped,
+    stopped,
 };
 use crate::{
     agent::{
@@ -33,7 +33,8 @@ const VNI: u32 = 7789;
 pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<InitReply, Refusal> {
     let _changing = agent.changing.lock().await;
     let url: StoreUrl = request.store.as_deref().unwrap_or("embedded").parse().map_err(Refusal::invalid)?;
-    let pools = pools(&request)?;
+    let id = ClusterId(random()?);
+    let pools = pools(&request, id)?;
     let vxlan_port = request.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT);
     if vxlan_port == 0 {
         return Err(Refusal::invalid("the tunnels' port does not lie in 1 to 65535"));
@@ -46,7 +47,7 @@ pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<Ini
     refuse_overlap(agent, &pools).await?;
     let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
     let door = open_door(underlay).await.map_err(unbindable)?;
-    let settings = ClusterSettings { id: ClusterId(random()?), vxlan_port, vni: VNI, pools };
+    let settings = ClusterSettings { id, vxlan_port, vni: VNI, pools };
     let me = Node {
         id: NodeId::new(1).ok_or_else(|| Refusal::internal("1 is a node number"))?,
         name: agent.config.node.clone(),
@@ -75,14 +76,18 @@ pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<Ini
     })
 }
 
-fn pools(request: &InitRequest) -> Result<Vec<IpNet>, Refusal> {
-    let texts = if request.pools.is_empty() { vec![DEFAULT_POOL.to_owned()] } else { request.pools.clone() };
+/// The pools that are named, and no others; without any, one of each family.
+fn pools(request: &InitRequest, id: ClusterId) -> Result<Vec<IpNet>, Refusal> {
+    let texts = if request.pools.is_empty() {
+        vec![DEFAULT_POOL.to_owned(), id.default_pool_v6().to_string()]
+    } else {
+        request.pools.clone()
+    };
     let mut pools: Vec<IpNet> = Vec::new();
     for text in texts {
         let pool: IpNet = text
             .parse()
             .map_err(|_| Refusal::invalid(format!("the pool {text:?} is not a prefix such as {DEFAULT_POOL}")))?;
-        networks::refuse_v6("pool", pool)?;
         ipam::subnet(pool).map_err(Refusal::invalid)?;
         if let Some(other) = pools.iter().find(|other| other.contains(&pool) || pool.contains(*other)) {
             return Err(Refusal::invalid(format!("the pools {other} and {pool} overlap")));

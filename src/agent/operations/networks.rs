@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 
 use super::{
@@ -15,12 +17,13 @@ use crate::{
     },
     ipam,
     kernel::LocalPrefix,
-    model::{Cluster, Family, Name, Network, NetworkId, Subnet},
+    model::{Cluster, Family, IPV6_MTU_MIN, Name, Network, NetworkId, Subnet},
+    overlay,
     store::{Compare, Write, record},
 };
 
 /// The least MTU a network can have: IPv4's least reassembly size and Linux's own bound for a device that carries IPv4
-/// are lower, but IPv6 needs 1280 (RFC 8200, 5), and a network may get that family later.
+/// are lower, but IPv6 needs 1280 (RFC 8200, 5).
 const MTU_MIN: u32 = 1280;
 const MTU_MAX: u32 = 65_535;
 
@@ -50,12 +53,12 @@ pub(super) fn shadowed<'a>(
 
 pub(super) async fn create(member: &Member, request: &NetworkCreateRequest) -> Result<NetworkCreateReply, Refusal> {
     let name = lookup::name(&request.name)?;
-    let wanted: Vec<Subnet> = request.subnets.iter().map(|text| subnet(text)).collect::<Result<_, _>>()?;
-    if wanted.len() > 1 {
-        return Err(Refusal::invalid(format!("{name} can have one subnet in this release, not {}", wanted.len())));
-    }
+    let wanted = Wanted::from_request(&name, request)?;
     if let Some(mtu) = request.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
         return Err(Refusal::invalid(format!("the MTU {mtu} does not lie in {MTU_MIN} to {MTU_MAX} bytes")));
+    }
+    if wanted.families.contains(&Family::V6) {
+        refuse_small_tunnel(member, &name)?;
     }
     let routed = member.host.local_prefixes().await.map_err(Refusal::internal)?;
     let ((id, created), revision) = configure(&*member.store, |fresh| {
@@ -66,11 +69,7 @@ pub(super) async fn create(member: &Member, request: &NetworkCreateRequest) -> R
         }
         let taken: Vec<IpNet> =
             prefixes(cluster).map(|(_, prefix)| prefix).chain(routed.iter().map(|route| route.prefix)).collect();
-        let subnets = if wanted.is_empty() {
-            vec![ipam::choose_subnet(&cluster.settings.pools, &taken).ok_or_else(|| no_room(cluster))?]
-        } else {
-            wanted.clone()
-        };
+        let subnets = wanted.complete(cluster, &taken)?;
         for subnet in &subnets {
             refuse_overlap(cluster, &routed, subnet.prefix)?;
         }
@@ -90,20 +89,68 @@ fn subnet(text: &str) -> Result<Subnet, Refusal> {
     let prefix: IpNet = text
         .parse()
         .map_err(|_| Refusal::invalid(format!("the subnet {text:?} is not a prefix such as 10.42.0.0/16")))?;
-    refuse_v6("subnet", prefix)?;
     ipam::subnet(prefix).map_err(Refusal::invalid)
 }
 
-/// Until networks of that family can be made.
-pub(super) fn refuse_v6(what: &str, prefix: IpNet) -> Result<(), Refusal> {
-    match Family::of(prefix.addr()) {
-        Family::V4 => Ok(()),
-        Family::V6 => Err(Refusal::invalid(format!("the {what} {prefix}: IPv6 networks come with a later release"))),
+/// The address space that a request asks for.
+struct Wanted {
+    /// The subnets that it names, IPv4 first.
+    subnets: Vec<Subnet>,
+    /// The families that the network is to have; those without a named subnet get one from the pools.
+    families: BTreeSet<Family>,
+}
+
+impl Wanted {
+    /// IPv4 from the pools unless a subnet is named; IPv6 where it is asked for, by name or by `ipv6`.
+    fn from_request(name: &Name, request: &NetworkCreateRequest) -> Result<Self, Refusal> {
+        let mut subnets: Vec<Subnet> = request.subnets.iter().map(|text| subnet(text)).collect::<Result<_, _>>()?;
+        subnets.sort_by_key(|subnet| Family::of(subnet.prefix.addr()));
+        let mut families: BTreeSet<Family> = subnets.iter().map(|subnet| Family::of(subnet.prefix.addr())).collect();
+        if families.len() < subnets.len() {
+            return Err(Refusal::invalid(format!("{name} can have one subnet of each family, not {}", subnets.len())));
+        }
+        if families.is_empty() {
+            families.insert(Family::V4);
+        }
+        if request.ipv6 {
+            families.insert(Family::V6);
+        }
+        Ok(Self { subnets, families })
+    }
+
+    /// One subnet for each family.
+    fn complete(&self, cluster: &Cluster, taken: &[IpNet]) -> Result<Vec<Subnet>, Refusal> {
+        let choose = |family: &Family| {
+            let named = self.subnets.iter().find(|subnet| Family::of(subnet.prefix.addr()) == *family).copied();
+            named
+                .or_else(|| ipam::choose_subnet(&cluster.settings.pools, *family, taken))
+                .ok_or_else(|| no_room(cluster, *family))
+        };
+        self.families.iter().map(choose).collect()
     }
 }
 
+/// IPv6 needs more than some tunnels carry. Each node is held to that when something is attached there; here the one that is
+/// asked speaks for all.
+fn refuse_small_tunnel(member: &Member, name: &Name) -> Result<(), Refusal> {
+    let mtu = member.reconciler.last_pass().and_then(|pass| pass.mtu);
+    match mtu.filter(|mtu| !overlay::carries_ipv6(*mtu)) {
+        None => Ok(()),
+        Some(mtu) => Err(Refusal::conflict(format!("{name} cannot have IPv6: {}", small_tunnel(member, mtu)))
+            .with_hint("give the way between the nodes a larger MTU, or leave IPv6 out")),
+    }
+}
+
+/// Why there is no IPv6 on this node.
+pub(super) fn small_tunnel(member: &Member, mtu: u32) -> String {
+    let needed = IPV6_MTU_MIN + overlay::overhead(Family::of(member.identity.underlay));
+    format!(
+        "the tunnel carries {mtu} bytes here and IPv6 needs {IPV6_MTU_MIN} (RFC 8200, 5), so the way to the other nodes has to carry {needed}"
+    )
+}
+
 /// A network that exists is fine if it was wished for in the same words; otherwise the difference is named.
-fn compare(existing: &Network, wanted: &[Subnet], request: &NetworkCreateRequest) -> Result<(), Refusal> {
+fn compare(existing: &Network, wanted: &Wanted, request: &NetworkCreateRequest) -> Result<(), Refusal> {
     let Network { id: _, name, subnets, internal, mtu } = existing;
     let differs = |what: &str, has: &dyn std::fmt::Display, asked: &dyn std::fmt::Display| {
         Err(Refusal::conflict(format!(
@@ -112,8 +159,15 @@ fn compare(existing: &Network, wanted: &[Subnet], request: &NetworkCreateRequest
     };
     let list =
         |subnets: &[Subnet]| subnets.iter().map(|subnet| subnet.prefix.to_string()).collect::<Vec<_>>().join(", ");
-    if !wanted.is_empty() && wanted != subnets {
-        return differs("subnet", &list(subnets), &list(wanted));
+    if !wanted.subnets.iter().all(|subnet| subnets.contains(subnet)) {
+        return differs("subnet", &list(subnets), &list(&wanted.subnets));
+    }
+    let families: BTreeSet<Family> = subnets.iter().map(|subnet| Family::of(subnet.prefix.addr())).collect();
+    if families != wanted.families {
+        let words = |families: &BTreeSet<Family>| {
+            families.iter().map(|family| family_name(*family)).collect::<Vec<_>>().join(" and ")
+        };
+        return differs("address space", &words(&families), &words(&wanted.families));
     }
     if *internal != request.internal {
         let word = |internal| if internal { "internal" } else { "not internal" };
@@ -145,10 +199,22 @@ fn refuse_overlap(cluster: &Cluster, routed: &[LocalPrefix], prefix: IpNet) -> R
     Ok(())
 }
 
-fn no_room(cluster: &Cluster) -> Refusal {
-    let pools = cluster.settings.pools.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    Refusal::conflict(format!("the cluster's pools ({pools}) have no room for one more network"))
-        .with_hint("name a prefix with --subnet")
+fn no_room(cluster: &Cluster, family: Family) -> Refusal {
+    let pools = cluster.settings.pools.iter().filter(|pool| Family::of(pool.addr()) == family);
+    let pools = pools.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let name = family_name(family);
+    Refusal::conflict(match pools.as_str() {
+        "" => format!("the cluster has no pool of {name} prefixes"),
+        pools => format!("the cluster's {name} pools ({pools}) have no room for one more network"),
+    })
+    .with_hint("name a prefix with --subnet")
+}
+
+fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
 }
 
 /// A number that no record has, be it readable or not.

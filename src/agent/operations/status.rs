@@ -3,7 +3,7 @@ use crate::{
     agent::{follower::StoreHealth, views},
     api::wire::{DataPlaneView, Membership, ReconcileView, StatusView, StoreState, StoreView, UnreadableView},
     mesh,
-    model::{Cluster, VTEP_LINK},
+    model::{Cluster, Family, VTEP_LINK},
     overlay,
 };
 
@@ -111,6 +111,12 @@ async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> 
             format!("the network {name} ({prefix}) overlaps {route}, to which this host has a route: one of the two is not reached from here")
         })),
         Err(error) => warnings.push(error.to_string()),
+    }
+    let mtu = member.reconciler.last_pass().and_then(|pass| pass.mtu);
+    if let Some(mtu) = mtu.filter(|mtu| !overlay::carries_ipv6(*mtu))
+        && overlay::families(cluster).contains(&Family::V6)
+    {
+        warnings.push(format!("networks with IPv6 do not work on this node: {}", networks::small_tunnel(member, mtu)));
     }
     for node in cluster.nodes.values().filter(|node| !mesh::is_alive(cluster, node.id)) {
         warnings

@@ -36,9 +36,12 @@ pub struct SubnetView {
 pub struct NetworkCreateRequest {
     /// Its name.
     pub name: String,
-    /// Its prefixes, one per family; without any, one is cut from the cluster's pools.
+    /// Its prefixes, one per family; without any, an IPv4 one is cut from the cluster's pools.
     #[serde(default)]
     pub subnets: Vec<String>,
+    /// Whether it has IPv6 too, from the cluster's pools unless `subnets` names a prefix of that family.
+    #[serde(default)]
+    pub ipv6: bool,
     /// Whether containers are kept from opening connections to the outside.
     #[serde(default)]
     pub internal: bool,

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{FakeKernel, Faults};
 use crate::{
     model::{
-        Attachment, Chain, ChainName, EndpointId, Family, HostState, LinkName, Mac, NetnsRef, NextHop, NodeId, Route,
-        RouteTable, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot, Sysctl, Vtep,
+        Attachment, Chain, ChainName, EndpointId, Family, HostState, LinkName, Mac, NetnsRef, NextHop, NodeId, Pick,
+        Route, RouteTable, Rule, Ruleset, ServiceId, SetKey, SetName, SetValue, Slot, Sysctl, Vtep,
     },
     plan::{NftChange, Step},
 };
@@ -20,15 +20,7 @@ fn chain() -> ChainName {
 }
 
 fn balance() -> Chain {
-    Chain {
-        rules: vec![Rule::BalanceVip {
-            family: Family::V4,
-            shard: 0,
-            first: Slot(0),
-            slots: 1,
-            pick: crate::model::Pick::Turn,
-        }],
-    }
+    Chain { rules: vec![Rule::BalanceVip { family: Family::V4, shard: 0, first: Slot(0), slots: 1, pick: Pick::Turn }] }
 }
 
 fn vip() -> (SetKey, SetValue) {
@@ -62,6 +54,7 @@ fn kernel() -> FakeKernel {
         local: "192.0.2.1".parse().unwrap(),
         mtu: 1450,
         address: "169.254.64.1".parse().unwrap(),
+        address6: None,
     });
     state.fdb.insert(mac, "192.0.2.2".parse().unwrap());
     state.neighbours.insert("10.9.2.1".parse().unwrap(), mac);

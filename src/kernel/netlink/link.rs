@@ -1,6 +1,6 @@
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -20,8 +20,8 @@ use super::{
     socket::{Refusal, Socket, accept},
 };
 use crate::{
-    kernel::KernelError,
-    model::{Attachment, LinkName, Mac, NetnsRef, VTEP_LINK, Vtep},
+    kernel::{KernelError, sysctl},
+    model::{Attachment, LinkName, Mac, NetnsRef, Sysctl, VTEP_LINK, Vtep},
 };
 
 /// A VNI has 24 bits (RFC 7348, 5): a tunnel device that is reported with this one equals no wanted device.
@@ -96,8 +96,8 @@ impl Link {
 
     /// The tunnel device as a row. One that is not a VXLAN device, is down, learns, or sends to a group or by other means than
     /// its forwarding entries keeps its MAC, port, address and MTU for the log, but gets a VNI that no device can have.
-    /// `address` is the device's own.
-    pub(super) fn vtep(&self, address: Ipv4Addr) -> Vtep {
+    /// `address` and `address6` are the device's own.
+    pub(super) fn vtep(&self, address: Ipv4Addr, address6: Option<Ipv6Addr>) -> Vtep {
         let mut vtep = Vtep {
             mac: self.mac,
             vni: NO_VNI,
@@ -105,6 +105,7 @@ impl Link {
             local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             mtu: self.mtu,
             address: address.into(),
+            address6,
         };
         let mut vni = NO_VNI;
         let mut is_plain = self.is_up && self.kind == Some(InfoKind::Vxlan);
@@ -255,11 +256,12 @@ impl Rtnetlink {
             )
         };
         if let Some(present) = by_name(&self.socket, VTEP_LINK).await.map_err(|refusal| fail(&refusal))? {
-            // Its MTU and its own address can be changed in place.
-            let placeholder = Ipv4Addr::UNSPECIFIED;
-            if (Vtep { mtu: wanted.mtu, address: wanted.address, ..present.vtep(placeholder) }) == wanted {
-                self.put_vtep_address(wanted.address).await.map_err(|refusal| fail(&refusal))?;
-                return self.set_vtep_mtu(wanted.mtu).await;
+            // Its MTU and its own addresses can be changed in place.
+            let Vtep { mtu, address, address6, .. } = wanted;
+            if (Vtep { mtu, address, ..present.vtep(Ipv4Addr::UNSPECIFIED, address6) }) == wanted {
+                // The MTU first: without enough of it the device has no IPv6.
+                self.set_vtep_mtu(mtu).await?;
+                return self.put_vtep_addresses(wanted).await.map_err(|refusal| fail(&refusal));
             }
             delete(&self.socket, VTEP_LINK).await.map_err(|refusal| fail(&refusal))?;
         }
@@ -292,24 +294,41 @@ impl Rtnetlink {
                 None => fail(&refusal),
             });
         }
-        let made = match self.put_vtep_address(wanted.address).await {
-            Ok(()) => bring_up(&self.socket, VTEP_LINK).await,
+        let made = match self.put_vtep_addresses(wanted).await {
+            Ok(()) => bring_up(&self.socket, VTEP_LINK).await.map_err(|refusal| refusal.to_string()),
             refused => refused,
         };
-        if let Err(refusal) = made {
+        if let Err(reason) = made {
             // Half a device is worse than none. If it cannot be removed either it reads as unwanted, for it is down.
             let _ = delete(&self.socket, VTEP_LINK).await;
-            return Err(fail(&refusal));
+            return Err(fail(&reason));
         }
         Ok(())
     }
 
-    async fn put_vtep_address(&self, address: IpAddr) -> Result<(), Refusal> {
-        let Some(device) = by_name(&self.socket, VTEP_LINK).await? else { return Ok(()) };
-        let mut message = address_on(device.index, address);
+    /// Gives the device its own addresses, and takes another IPv6 one away.
+    async fn put_vtep_addresses(&self, wanted: Vtep) -> Result<(), String> {
+        let words = |refusal: Refusal| refusal.to_string();
+        let Some(device) = by_name(&self.socket, VTEP_LINK).await.map_err(words)? else { return Ok(()) };
+        let (_, present6) = self.vtep_addresses(device.index).await.map_err(words)?;
+        if let Some(other) = present6.filter(|present| Some(*present) != wanted.address6) {
+            let remove = RouteNetlinkMessage::DelAddress(address_on(device.index, other.into()));
+            accept(self.socket.change(remove, 0).await, &[Errno::EADDRNOTAVAIL, Errno::ENODEV]).map_err(words)?;
+        }
+        if wanted.address6.is_some() {
+            // Some hosts leave IPv6 off on whatever device comes.
+            let key = Sysctl(format!("net/ipv6/conf/{VTEP_LINK}/disable_ipv6"));
+            sysctl::write(&key, "0").map_err(|error| error.to_string())?;
+        }
+        let mut message = address_on(device.index, wanted.address);
         // Of link scope, so that no packet to elsewhere takes it for its source.
         message.header.scope = AddressScope::Link;
-        self.socket.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).await
+        let messages = [Some(message), wanted.address6.map(|address| address_on(device.index, address.into()))];
+        for message in messages.into_iter().flatten() {
+            let add = RouteNetlinkMessage::NewAddress(message);
+            self.socket.change(add, NLM_F_CREATE | NLM_F_REPLACE).await.map_err(words)?;
+        }
+        Ok(())
     }
 
     /// The name of the VXLAN device, other than ours, that has the VNI and port of `wanted`.

@@ -23,7 +23,7 @@ mod underlay;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::Ipv4Addr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -45,6 +45,8 @@ pub use self::{notify::Changes, route::ROUTE_METRIC, underlay::LocalPrefix};
 pub struct Rtnetlink {
     socket: Socket,
     seen: Mutex<Seen>,
+    /// The devices that the way to the other nodes was found to lead over; [`Changes`] heeds them whatever their kind.
+    underlay: Arc<Mutex<BTreeSet<u32>>>,
 }
 
 /// What the last look found that later steps need. Losing it costs nothing but a look.
@@ -63,7 +65,7 @@ impl Rtnetlink {
     /// `CAP_NET_ADMIN`, veth pairs `CAP_SYS_ADMIN` too.
     pub fn open() -> Result<Self, KernelError> {
         let socket = Socket::open().map_err(|error| KernelError::new("open an rtnetlink socket", error))?;
-        Ok(Self { socket, seen: Mutex::default() })
+        Ok(Self { socket, seen: Mutex::default(), underlay: Arc::default() })
     }
 
     /// All rows of ours but settings and the rule set, which are left empty.
@@ -83,13 +85,13 @@ impl Rtnetlink {
         let (routes, stray_routes) = route::ours(&self.socket, &names).await.map_err(fail("routes"))?;
         let odd_forwarding =
             fdb.iter().filter(|(_, underlay)| **underlay == neighbour::NO_UNDERLAY).map(|(mac, _)| *mac).collect();
-        let vtep_address = match vtep {
-            Some(vtep) => self.vtep_address(vtep.index).await.map_err(fail("addresses"))?,
-            None => Ipv4Addr::UNSPECIFIED,
+        let (address, address6) = match vtep {
+            Some(vtep) => self.vtep_addresses(vtep.index).await.map_err(fail("addresses"))?,
+            None => (Ipv4Addr::UNSPECIFIED, None),
         };
         *self.seen() = Seen { vtep: vtep.map(|vtep| vtep.index), stray_routes, odd_forwarding };
         Ok(HostState {
-            vtep: vtep.map(|vtep| vtep.vtep(vtep_address)),
+            vtep: vtep.map(|vtep| vtep.vtep(address, address6)),
             fdb,
             neighbours,
             routes,

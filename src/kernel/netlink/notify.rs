@@ -1,11 +1,15 @@
-use std::{collections::HashSet, io};
+use std::{
+    collections::{BTreeSet, HashSet},
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures::FutureExt;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourMessage, NeighbourState},
-    route::{RouteMessage, RouteProtocol},
+    route::{RouteAttribute, RouteMessage, RouteMetric, RouteProtocol},
 };
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
@@ -24,7 +28,7 @@ const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// How many datagrams one change swallows at most, so that a stream of changes cannot keep one waiting for ever.
 const COALESCED_MAX: usize = 4096;
 
-const GROUPS: [MulticastGroup; 8] = [
+const GROUPS: [MulticastGroup; 10] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Route,
@@ -32,8 +36,10 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv4Rule,
     MulticastGroup::Ipv6Rule,
     MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
     // Kernel settings such as forwarding; the messages are not read, each counts as a change.
     MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Ipv6Netconf,
 ];
 
 /// Tells when something of ours may have changed in the kernel, whoever changed it: the agent hears of its own steps too.
@@ -44,6 +50,8 @@ pub struct Changes {
     socket: TokioSocket,
     /// The indices of devices of ours: neighbours and forwarding entries name nothing else.
     ours: HashSet<u32>,
+    /// Those of devices that the underlay is known to use.
+    underlay: Arc<Mutex<BTreeSet<u32>>>,
 }
 
 impl Rtnetlink {
@@ -55,7 +63,7 @@ impl Rtnetlink {
         let socket = open().map_err(|error| fail(&error))?;
         let links = link::all(&self.socket).await.map_err(|refusal| fail(&refusal))?;
         let ours = links.into_iter().filter(Link::is_ours).map(|link| link.index).collect();
-        Ok(Changes { socket, ours })
+        Ok(Changes { socket, ours, underlay: Arc::clone(&self.underlay) })
     }
 }
 
@@ -116,7 +124,9 @@ impl Changes {
             }),
             RouteNetlinkMessage::NewNeighbour(row) => self.ours.contains(&row.header.ifindex) && is_ours_to_set(&row),
             RouteNetlinkMessage::DelNeighbour(row) => self.ours.contains(&row.header.ifindex),
-            RouteNetlinkMessage::NewRoute(row) | RouteNetlinkMessage::DelRoute(row) => is_route_of_ours(&row),
+            RouteNetlinkMessage::NewRoute(row) | RouteNetlinkMessage::DelRoute(row) => {
+                is_route_of_ours(&row) || has_mtu(&row)
+            }
             RouteNetlinkMessage::NewRule(row) | RouteNetlinkMessage::DelRule(row) => rule::is_ours(&row),
             RouteNetlinkMessage::NewAddress(row) | RouteNetlinkMessage::DelAddress(row) => {
                 self.ours.contains(&row.header.index)
@@ -126,8 +136,8 @@ impl Changes {
         }
     }
 
-    /// Of foreign devices all but veths and bridge ports count: the underlay's MTU is followed, and containers of others come
-    /// and go.
+    /// Of foreign devices all but veths and bridge ports count, and these if they carry the underlay: its MTU is followed, and
+    /// containers of others come and go.
     fn link_changed(&mut self, message: RouteNetlinkMessage, note: impl FnOnce(&mut HashSet<u32>, u32)) -> bool {
         let of_bridge = matches!(
             &message,
@@ -139,8 +149,9 @@ impl Changes {
             note(&mut self.ours, link.index);
             return true;
         }
+        let carries = self.underlay.lock().unwrap_or_else(PoisonError::into_inner).contains(&link.index);
         // A device of ours that was given another name is no longer there.
-        self.ours.remove(&link.index) || !(link.is_veth() || of_bridge)
+        self.ours.remove(&link.index) || carries || !(link.is_veth() || of_bridge)
     }
 }
 
@@ -151,4 +162,12 @@ fn is_ours_to_set(row: &NeighbourMessage) -> bool {
 
 fn is_route_of_ours(row: &RouteMessage) -> bool {
     row.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL)
+}
+
+/// Whether somebody has given the route an MTU of its own: it may be the way to the other nodes.
+fn has_mtu(row: &RouteMessage) -> bool {
+    row.attributes.iter().any(|attribute| {
+        matches!(attribute, RouteAttribute::Metrics(metrics)
+            if metrics.iter().any(|metric| matches!(metric, RouteMetric::Mtu(_))))
+    })
 }

@@ -31,6 +31,9 @@ impl Rtnetlink {
     /// What fails midway is removed again; what is cut off midway has no alias and so reads as not whole.
     pub(super) async fn create_link(&self, name: &LinkName, wanted: &Attachment) -> Result<(), KernelError> {
         let making = Making { host: self, name, wanted };
+        if let Some(reason) = too_small_for_ipv6(wanted) {
+            return Err(making.fail(reason));
+        }
         let netns = netns::open(&wanted.netns).map_err(|error| making.fail(error))?;
         let present = link::by_name(&self.socket, name.as_str()).await.map_err(|refusal| making.fail(refusal))?;
         if let Some(present) = present {
@@ -68,11 +71,8 @@ impl Rtnetlink {
             KernelError::new(format!("set the MTU of {name} ({}) to {} bytes", wanted.netns.path, wanted.mtu), reason)
         };
         let refused = |refusal: Refusal| fail(&refusal);
-        if wanted.mtu < IPV6_MTU_MIN && wanted.addresses.iter().any(IpAddr::is_ipv6) {
-            return Err(fail(&format!(
-                "the container has an IPv6 address and would lose it, for IPv6 needs {IPV6_MTU_MIN} bytes; give the way \
-                 between the nodes a larger MTU"
-            )));
+        if let Some(reason) = too_small_for_ipv6(wanted) {
+            return Err(fail(&reason));
         }
         let netns = netns::open(&wanted.netns).map_err(|error| fail(&error))?;
         let host = link::by_name(&self.socket, name.as_str()).await.map_err(refused)?;
@@ -217,6 +217,10 @@ impl Making<'_> {
     async fn furnish_host(&self) -> Result<(), String> {
         let socket = &self.host.socket;
         let name = self.name.as_str();
+        if self.has_family(AddressFamily::Inet6) {
+            let key = Sysctl(format!("net/ipv6/conf/{name}/disable_ipv6"));
+            sysctl::write(&key, "0").map_err(|error| error.to_string())?;
+        }
         link::bring_up(socket, name).await.map_err(|refusal| format!("setting {name} up: {refusal}"))?;
         let index = self
             .host
@@ -236,6 +240,18 @@ impl Making<'_> {
     fn has_family(&self, family: AddressFamily) -> bool {
         self.wanted.addresses.iter().any(|address| address.is_ipv6() == (family == AddressFamily::Inet6))
     }
+}
+
+/// What is wrong with an MTU at which a device has no IPv6, for an attachment with an IPv6 address.
+fn too_small_for_ipv6(wanted: &Attachment) -> Option<String> {
+    let is_too_small = wanted.mtu < IPV6_MTU_MIN && wanted.addresses.iter().any(IpAddr::is_ipv6);
+    is_too_small.then(|| {
+        format!(
+            "its network has IPv6, which needs an MTU of {IPV6_MTU_MIN} bytes (RFC 8200, 5), and the tunnel leaves {}; give the \
+             way between the nodes a larger MTU",
+            wanted.mtu
+        )
+    })
 }
 
 /// The container's side of a pair, if it is in this namespace. The number alone would not do: another device may have the same

@@ -2,13 +2,14 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::PoisonError,
 };
 
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage, AddressScope},
-    route::{RouteAddress, RouteAttribute, RouteProtocol, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteType},
 };
 use nix::errno::Errno;
 
@@ -68,6 +69,35 @@ impl Rtnetlink {
                 format!("no device of this host carries it; it has {}", list(addresses.iter(), &names)),
             )
         })
+    }
+
+    /// The least MTU, in bytes, of the routes to these addresses: a route's own where somebody has set one, otherwise its
+    /// device's. Nothing if none of them says (no peers, no way to them, several next hops). What the kernel has learned of a
+    /// path by itself does not count: it forgets that after ten minutes, applies it to the tunnel's packets meanwhile, and
+    /// would believe it of strangers.
+    pub async fn route_mtu(&self, peers: &[IpAddr]) -> Result<Option<u32>, KernelError> {
+        let fail = |refusal: Refusal| KernelError::new("find the MTU of the way to the other nodes", refusal);
+        if peers.is_empty() {
+            return Ok(None);
+        }
+        let links = link::all(&self.socket).await.map_err(fail)?;
+        let mut least: Option<u32> = None;
+        let mut devices = BTreeSet::new();
+        for peer in peers {
+            let Some(row) = self.route_to(*peer, true).await.map_err(fail)? else { continue };
+            let device = route::device_of(&row).and_then(|index| links.iter().find(|link| link.index == index));
+            devices.extend(device.map(|link| link.index));
+            let own = row.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+                    _ => None,
+                }),
+                _ => None,
+            });
+            least = [least, own, device.map(|link| link.mtu)].into_iter().flatten().min();
+        }
+        *self.underlay.lock().unwrap_or_else(PoisonError::into_inner) = devices;
+        Ok(least)
     }
 
     /// The address that other hosts would see: the source that the default route chooses, IPv4 first; failing that, the
@@ -155,22 +185,7 @@ impl Rtnetlink {
 
     /// The source address of packets to `destination`, if there is a way.
     async fn source_towards(&self, destination: IpAddr) -> Result<Option<IpAddr>, Refusal> {
-        let full_length = IpNet::from(destination);
-        let mut request = route::about(RouteTable(0), full_length);
-        request.attributes.retain(|attribute| matches!(attribute, RouteAttribute::Destination(_)));
-        let row = match self.socket.get(RouteNetlinkMessage::GetRoute(request)).await {
-            Ok(Some(RouteNetlinkMessage::NewRoute(row))) if row.header.kind == RouteType::Unicast => row,
-            Ok(_) => return Ok(None),
-            // No way there: no route, one that refuses, or a kernel without this family.
-            Err(refusal)
-                if [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EACCES, Errno::EINVAL, Errno::EOPNOTSUPP]
-                    .into_iter()
-                    .any(|errno| refusal.is(errno)) =>
-            {
-                return Ok(None);
-            }
-            Err(refusal) => return Err(refusal),
-        };
+        let Some(row) = self.route_to(destination, false).await? else { return Ok(None) };
         Ok(row.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
             RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) if !v6.is_unicast_link_local() => Some(IpAddr::V6(*v6)),
@@ -178,14 +193,40 @@ impl Rtnetlink {
         }))
     }
 
-    /// The tunnel device's IPv4 address; the unspecified one, which nobody wants, if it has none.
-    pub(super) async fn vtep_address(&self, index: u32) -> Result<Ipv4Addr, Refusal> {
-        let addresses = self.addresses().await?;
-        let mut own = addresses.iter().filter(|row| row.index == index).filter_map(|row| match row.address {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        });
-        Ok(own.next().unwrap_or(Ipv4Addr::UNSPECIFIED))
+    /// The way to `destination`, if there is one: as it would be taken now, or the row of the table that it follows.
+    async fn route_to(&self, destination: IpAddr, as_written: bool) -> Result<Option<RouteMessage>, Refusal> {
+        let mut request = route::about(RouteTable(0), IpNet::from(destination));
+        request.attributes.retain(|attribute| matches!(attribute, RouteAttribute::Destination(_)));
+        if as_written {
+            request.header.flags |= RouteFlags::FibMatch;
+        }
+        match self.socket.get(RouteNetlinkMessage::GetRoute(request)).await {
+            Ok(Some(RouteNetlinkMessage::NewRoute(row))) if row.header.kind == RouteType::Unicast => Ok(Some(row)),
+            Ok(_) => Ok(None),
+            // No way there: no route, one that refuses, or a kernel without this family.
+            Err(refusal)
+                if [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EACCES, Errno::EINVAL, Errno::EOPNOTSUPP]
+                    .into_iter()
+                    .any(|errno| refusal.is(errno)) =>
+            {
+                Ok(None)
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The tunnel device's own addresses: IPv4, the unspecified one, which nobody wants, if it has none; and the IPv6 one that
+    /// is not link-local.
+    pub(super) async fn vtep_addresses(&self, index: u32) -> Result<(Ipv4Addr, Option<Ipv6Addr>), Refusal> {
+        let (mut own, mut own6) = (None, None);
+        for row in self.addresses().await?.iter().filter(|row| row.index == index) {
+            match row.address {
+                IpAddr::V4(v4) => own = own.or(Some(v4)),
+                IpAddr::V6(v6) if v6.is_unicast_link_local() => {}
+                IpAddr::V6(v6) => own6 = own6.or(Some(v6)),
+            }
+        }
+        Ok((own.unwrap_or(Ipv4Addr::UNSPECIFIED), own6))
     }
 
     async fn addresses(&self) -> Result<Vec<LocalAddress>, Refusal> {

@@ -47,7 +47,7 @@ pub(super) fn read(mut userdata: &[u8]) -> Option<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Family, L4, Slot};
+    use crate::model::{Family, L4, Pick, Slot};
 
     #[test]
     fn a_comment_comes_back_as_its_rule() {
@@ -57,7 +57,7 @@ mod tests {
             shard: 255,
             first: Slot(u32::MAX),
             slots: u16::MAX,
-            pick: crate::model::Pick::Turn,
+            pick: Pick::Turn,
         };
         assert_eq!(read(&write(rule)), Some(rule));
         assert!(write(rule).len() <= 128);

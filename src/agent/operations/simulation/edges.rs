@@ -208,7 +208,7 @@ impl FakeHost {
 
     /// What every simulated host is like.
     pub(super) fn facts() -> HostFacts {
-        HostFacts { underlay_mtu: 1500, mark_mask: MarkMask::DEFAULT, rp_filter_all: 0 }
+        HostFacts { underlay_mtu: 1500, mark_mask: MarkMask::DEFAULT, rp_filter_all: 0, advertised_to: [].into() }
     }
 
     /// The inode of the namespace at a path.

@@ -113,7 +113,7 @@ impl World {
             id: ClusterId(7),
             vxlan_port: 7789,
             vni: 7789,
-            pools: vec!["10.201.0.0/16".parse().unwrap()],
+            pools: vec!["10.201.0.0/16".parse().unwrap(), "fd01:2345:6789::/48".parse().unwrap()],
         };
         let first = &world.nodes[0];
         let me = membership::newcomer(&Cluster::empty(settings.clone()), &first.name.parse().unwrap(), first.underlay)

@@ -100,9 +100,12 @@ impl World {
         let service = self.dice.pick(of_network.map(|service| service.name.to_string()));
         let service = service.filter(|_| self.dice.strikes(600));
         let ip = self.dice.strikes(150).then(|| {
-            let base = network.subnets[0].prefix.network();
-            let IpAddr::V4(base) = base else { return base };
-            IpAddr::V4((u32::from(base) + u32::try_from(self.dice.below(60)).unwrap()).into())
+            let subnet = self.dice.pick(network.subnets.iter().copied()).unwrap();
+            let number = self.dice.below(60);
+            match subnet.prefix.network() {
+                IpAddr::V4(base) => IpAddr::V4((u32::from(base) + u32::try_from(number).unwrap()).into()),
+                IpAddr::V6(base) => IpAddr::V6((u128::from(base) + number as u128).into()),
+            }
         });
         let name = self.fresh_name("endpoint");
         let path = format!("/run/netns/{}", self.dice.below(NAMESPACES));
@@ -205,13 +208,18 @@ impl World {
         let Some(member) = self.member(index) else { return };
         let name = self.fresh_name("network");
         // Small ones run out of blocks, then of addresses.
-        let subnets = match self.dice.below(3) {
+        let mut subnets = match self.dice.below(4) {
             0 => vec![],
             1 => vec![format!("10.{}.0.0/26", 1 + self.dice.below(3))],
+            2 => vec![format!("fd00:{}::/122", 1 + self.dice.below(3))],
             _ => vec![format!("10.{}.0.0/24", 1 + self.dice.below(5))],
         };
+        let ipv6 = self.dice.strikes(300);
+        if ipv6 && subnets.len() == 1 && self.dice.strikes(500) && !subnets[0].contains(':') {
+            subnets.push(format!("fd00:{}::/120", 4 + self.dice.below(3)));
+        }
         let mtu = self.dice.strikes(200).then_some(1300);
-        let request = NetworkCreateRequest { name, subnets, internal: self.dice.strikes(200), mtu };
+        let request = NetworkCreateRequest { name, subnets, ipv6, internal: self.dice.strikes(200), mtu };
         self.operate(index, format!("network create {} {:?}", request.name, request.subnets), async move {
             networks::create(&member, &request).await.map(|_| ())
         });
