@@ -56,7 +56,7 @@ impl Code<'_, '_> {
     /// Copies the address at register 9, which was looked up, to [`COPY`].
     ///
     /// nft 1.0.6 does not know how long a value is that was looked up in a map, and aborts where it is looked up again or put into
-    /// another map (`netlink_parse_concat_expr` in its netlink_delinearize.c). It keeps account of the first register of a value
+    /// another map (`netlink_parse_concat_expr` in its `netlink_delinearize.c`). It keeps account of the first register of a value
     /// alone: so the copy begins one register ahead, and where the address comes to lie nft still sees what was there before,
     /// the packet's destination, and lists that. Only the first packets of connections walk this.
     fn copy(&mut self, family: Family) {

@@ -401,7 +401,7 @@ impl Code<'_, '_> {
         self.nat(1, family, address, port);
     }
 
-    /// `enum nft_nat_types`: 0 is NFT_NAT_SNAT, 1 is NFT_NAT_DNAT.
+    /// `enum nft_nat_types`: 0 is `NFT_NAT_SNAT`, 1 is `NFT_NAT_DNAT`.
     fn nat(&mut self, kind: u32, family: Family, address: u32, port: Option<u32>) {
         self.expression("nat", |nat| {
             nat.number(1, kind);

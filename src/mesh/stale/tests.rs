@@ -32,7 +32,7 @@ fn replica(number: u64, service: Option<u16>, state: EndpointState) -> Endpoint 
     }
 }
 
-/// Network 10.9.0.0/16 and fd00:9::/64; service 1 with VIPs, 80/tcp and 53/udp, and a proxied 54/udp; service 2 with 90/udp;
+/// Network 10.9.0.0/16 and `fd00:9::/64`; service 1 with VIPs, 80/tcp and 53/udp, and a proxied 54/udp; service 2 with 90/udp;
 /// endpoint 2 is ready, 3 draining, both of service 1; 4 is of service 2, and 5 of none.
 fn cluster() -> Cluster {
     let mut cluster = Cluster::empty(ClusterSettings { id: ClusterId(7), vxlan_port: 7789, vni: 7789, pools: vec![] });
