@@ -13,7 +13,7 @@ use weft::{
     model::{
         Availability, Bind, Block, Cluster, ClusterId, ClusterSettings, Endpoint, EndpointId, EndpointMode,
         EndpointState, HostFacts, HostState, Judgement, L4, Lb, MarkMask, NetnsRef, Network, NetworkId, Node, NodeId,
-        PortMode, PublishedPort, Service, ServiceId,
+        PortMode, ProxyMode, PublishedPort, Service, ServiceId,
     },
     plan::plan,
 };
@@ -246,7 +246,7 @@ fn doors(mut cluster: Cluster) -> Cluster {
         port(address("2001:db8::1"), 80, L4::Tcp),
         port(Bind::Device("eth1".parse().unwrap()), 80, L4::Tcp),
         port(address("127.0.0.1"), 81, L4::Tcp),
-        PublishedPort { mode: PortMode::Proxy(Default::default()), ..port(Bind::Any, 82, L4::Tcp) },
+        PublishedPort { mode: PortMode::Proxy(ProxyMode::default()), ..port(Bind::Any, 82, L4::Tcp) },
         port(Bind::Any, 36412, L4::Sctp),
     ];
     service.lb = Lb::Random;
@@ -256,7 +256,7 @@ fn doors(mut cluster: Cluster) -> Cluster {
 }
 
 fn sticky(mut cluster: Cluster) -> Cluster {
-    cluster.services.values_mut().next().unwrap().affinity = Some(Duration::from_secs(300));
+    cluster.services.values_mut().next().unwrap().affinity = Some(Duration::from_mins(5));
     cluster
 }
 

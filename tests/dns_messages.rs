@@ -72,7 +72,7 @@ fn answers_say_what_was_found() {
             assert_eq!((answer.id, answer.code()), (77, code), "{name} {kind}");
             assert_eq!(answer.questions, [format!("{name}. {kind} 1")], "as it was asked, case and all");
             assert_eq!(answer.flags & (QR | AA), QR | AA);
-            assert_eq!(answer.sections, sections.map(|lines| lines.to_vec()), "{name} {kind}");
+            assert_eq!(answer.sections, sections.map(<[&str]>::to_vec), "{name} {kind}");
             assert_eq!(answer.opt.map(|(size, _)| size), payload.map(|_| 1232));
         }
     }
@@ -111,7 +111,7 @@ fn what_is_not_a_plain_question_is_refused_or_dropped() {
             "EDNS 1",
             changed(|packet| {
                 let at = packet.len() - 5;
-                packet[at] = 1
+                packet[at] = 1;
             }),
             Some(BADVERS),
         ),

@@ -1,5 +1,7 @@
 //! The proxy in one process, over the host's own loopback: what it carries, whom it chooses, what it refuses.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
 use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},

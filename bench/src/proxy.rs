@@ -164,7 +164,7 @@ fn start_haproxy(
     host.netns().start(OTHER, command)
 }
 
-/// User and system time of a process so far (`utime` and `stime`, proc_pid_stat(5)), in units of 10 ms.
+/// User and system time of a process so far (`utime` and `stime`, `proc_pid_stat(5)`), in units of 10 ms.
 fn cpu_s(pid: i32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("a proxy has ended")?;
     // Behind the name, which may have spaces: the state is the first word, the times are the 12th and 13th.

@@ -1,7 +1,7 @@
 //! Connection tracking against the real kernel: live connections of both families, translated and not, in a namespace whose
 //! loopback device carries a replica and whose rules translate a VIP to it.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -7,9 +7,10 @@ use std::{
     fmt::Write as _,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use anyhow::Context as _;
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use socket2::{Domain, Protocol, Socket, Type};
 use weft::{
@@ -36,14 +37,7 @@ const BOUND: Duration = Duration::from_secs(20);
 
 /// Asks again and again until there is an answer.
 fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(begun.elapsed() < BOUND, "{what}: not within {BOUND:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    netns_tests::wait_until(what, BOUND, || ask().context("not yet")).unwrap()
 }
 
 /// Which replica answers a caller with this address.
@@ -346,7 +340,7 @@ fn a_replica_reaches_itself() {
     }
 }
 
-/// The checksum of SCTP: CRC32c (RFC 9260, appendix A), bit by bit.
+/// The checksum of SCTP: `CRC32c` (RFC 9260, appendix A), bit by bit.
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
     !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
@@ -418,23 +412,24 @@ fn segments_fit_into_the_tunnel_in_both_directions() {
         let listener = world.containers.run(move || TcpListener::bind(replica).unwrap());
         let connect = |host: &Host, to: SocketAddr| {
             let caller = host.run(move || TcpStream::connect_timeout(&to, PATIENCE).unwrap());
-            let (mut called, _) = listener.accept().unwrap();
-            called.write_all(b"!").unwrap();
-            [getsockopt(&caller, TcpMaxSeg).unwrap(), getsockopt(&called, TcpMaxSeg).unwrap()]
+            let (mut accepted, _) = listener.accept().unwrap();
+            accepted.write_all(b"!").unwrap();
+            [getsockopt(&caller, TcpMaxSeg).unwrap(), getsockopt(&accepted, TcpMaxSeg).unwrap()]
         };
         // Out of the tunnel and the answer into it; then the other way round.
         assert_eq!(connect(&world.peer, replica), [u32::from(MSS) - TIME_STAMPS; 2]);
         // A container leaves as its node, whichever address that has there.
         world.peer.ip(["route add 169.254.2.1 dev tun0", "-6 route add 2001:db8::1 via fe80::21 dev tun0"][family]);
         let peer = at(PEERS_CLIENT[family], 7071);
-        world.node.ip(&[
+        let routes = [
             "route add 198.51.100.9 via 169.254.2.2 dev weft.vx onlink",
             "-6 route add 2001:db8:100::9 via fe80::22 dev weft.vx",
-        ][family]);
+        ];
+        world.node.ip(routes[family]);
         let listener = world.peer.run(move || TcpListener::bind(peer).unwrap());
         let caller = world.containers.run(move || TcpStream::connect_timeout(&peer, PATIENCE).unwrap());
-        let (called, _) = listener.accept().unwrap();
-        let sizes = [&caller, &called].map(|end| getsockopt(end, TcpMaxSeg).unwrap());
+        let (accepted, _) = listener.accept().unwrap();
+        let sizes = [&caller, &accepted].map(|end| getsockopt(end, TcpMaxSeg).unwrap());
         assert_eq!(sizes, [u32::from(MSS) - TIME_STAMPS; 2]);
     }
     // What does not pass the tunnel is left alone.

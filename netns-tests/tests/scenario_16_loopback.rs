@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use netns_tests::{
     Host, Topology, scenario,
     testkit::{Answer, ask, ask_udp},
@@ -86,7 +86,8 @@ fn a_program_keeps_its_port(topology: &Topology) -> Result<()> {
     drop(program);
     everybody(host, SocketAddr::from((Ipv4Addr::LOCALHOST, 8888)), ask)?;
     wait_until("the status is quiet", CONVERGE_BOUND, || {
-        if host.weft_ok("status")?.contains("8888") { bail!("it is not") } else { Ok(()) }
+        ensure!(!host.weft_ok("status")?.contains("8888"), "it is not");
+        Ok(())
     })?;
     let told = host.log_tail(2000).matches("port 8888/tcp, of this node: a program").count();
     ensure!(told == 1, "it was logged {told} times");

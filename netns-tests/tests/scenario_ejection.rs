@@ -16,7 +16,7 @@ const REQUEST_BOUND: Duration = Duration::from_millis(500);
 const SHED_BOUND: Duration = Duration::from_secs(30);
 
 /// The first ejection lasts 10 s; what fails while it ends counts for a second one of 20 s.
-const BACK_BOUND: Duration = Duration::from_secs(60);
+const BACK_BOUND: Duration = Duration::from_mins(1);
 
 /// Two rounds over three replicas, and who answered; an error for each connection that failed.
 fn twelve(topology: &Topology) -> Result<BTreeSet<String>> {

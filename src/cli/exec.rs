@@ -1,3 +1,5 @@
+//! The command's side of `weft run`: what happens between the new namespace and the command's own first instruction.
+
 mod files;
 
 use std::{env, ffi::OsString, io, os::unix::process::CommandExt, process::Command};

@@ -135,7 +135,7 @@ enum ClientCommand {
     /// Signals to `weft run` are the command's. With --service, the first SIGTERM, SIGINT or SIGHUP is held back until no node
     /// sends new connections to it and those that are open have finished, or the service's drain time has passed; a second one
     /// ends the waiting and is handed on at once. What is typed at a terminal, such as Ctrl-C, reaches the command directly.
-    /// Without its agent nothing is held back. Give whoever stops it (``TimeoutStopSec`=` of a systemd unit) more than the drain time.
+    /// Without its agent nothing is held back. Give whoever stops it (`TimeoutStopSec=` of a systemd unit) more than the drain time.
     Run(run::RunArgs),
     /// Address management
     #[command(subcommand)]

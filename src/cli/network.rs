@@ -34,7 +34,7 @@ pub(super) enum NetworkCommand {
 pub(super) struct CreateArgs {
     /// Its name: a-z, 0-9 and inner hyphens, 63 characters at most
     name: String,
-    /// Its prefix, such as 10.9.0.0/16 or fd00:9::/64; one of each family [default: IPv4, cut from the cluster's pools]
+    /// Its prefix, such as `10.9.0.0/16` or `fd00:9::/64`; one of each family [default: IPv4, cut from the cluster's pools]
     #[arg(long = "subnet", value_name = "CIDR")]
     subnets: Vec<String>,
     /// Give it IPv6 too, cut from the cluster's pools

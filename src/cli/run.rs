@@ -1,3 +1,5 @@
+//! `weft run`: a namespace, an endpoint, a command, and their end in order. It lives as long as the command.
+
 mod ending;
 mod links;
 mod surroundings;

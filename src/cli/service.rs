@@ -1,3 +1,5 @@
+//! `weft service`: each command is one request and what is printed of its answer.
+
 mod settings;
 
 use clap::{ArgGroup, Args, Subcommand, builder::NonEmptyStringValueParser};

@@ -47,7 +47,7 @@ pub fn is_stranded(flow: &Flow, replicas: &BTreeSet<IpAddr>) -> bool {
 /// Times are counted from whatever moment the caller likes, always the same.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Peers {
-    peers: BTreeMap<NodeId, Peer>,
+    known: BTreeMap<NodeId, Peer>,
     /// The last peer that was asked, where not all can be in one turn.
     last_asked: Option<NodeId>,
     last_turn: Option<Duration>,
@@ -79,9 +79,9 @@ pub struct PeerReport {
 impl Peers {
     /// Listens for these peers from now on. What is known of those that stay is kept.
     pub fn watch(&mut self, wanted: &BTreeSet<NodeId>) {
-        self.peers.retain(|id, _| wanted.contains(id));
+        self.known.retain(|id, _| wanted.contains(id));
         for id in wanted {
-            self.peers.entry(*id).or_default();
+            self.known.entry(*id).or_default();
         }
     }
 
@@ -90,9 +90,9 @@ impl Peers {
     pub fn turn(&mut self, now: Duration) -> Vec<NodeId> {
         let gap = self.last_turn.replace(now).map_or(Duration::ZERO, |last| now.saturating_sub(last));
         if gap >= OWN_GAP {
-            self.peers.values_mut().for_each(|peer| peer.unanswered = 0);
+            self.known.values_mut().for_each(|peer| peer.unanswered = 0);
         }
-        for peer in self.peers.values_mut() {
+        for peer in self.known.values_mut() {
             // One that has never answered may be one that answers nobody's echoes (`icmp_echo_ignore_all`, a packet filter): there is
             // no telling whether it is silent, and its lease has to do.
             if peer.unanswered >= UNANSWERED_MAX && peer.round_trip.is_some() {
@@ -101,7 +101,7 @@ impl Peers {
         }
         let chosen = self.choose();
         for id in &chosen {
-            if let Some(peer) = self.peers.get_mut(id) {
+            if let Some(peer) = self.known.get_mut(id) {
                 peer.unanswered = peer.unanswered.saturating_add(1);
             }
         }
@@ -111,26 +111,26 @@ impl Peers {
 
     /// All peers, or the next ones in turn.
     fn choose(&self) -> Vec<NodeId> {
-        if self.peers.len() <= ECHOES_MAX {
-            return self.peers.keys().copied().collect();
+        if self.known.len() <= ECHOES_MAX {
+            return self.known.keys().copied().collect();
         }
         let after = self
             .last_asked
             .into_iter()
-            .flat_map(|last| self.peers.range(last..).skip_while(move |(id, _)| **id == last));
-        after.chain(&self.peers).take(ECHOES_MAX).map(|(id, _)| *id).collect()
+            .flat_map(|last| self.known.range(last..).skip_while(move |(id, _)| **id == last));
+        after.chain(&self.known).take(ECHOES_MAX).map(|(id, _)| *id).collect()
     }
 
     /// The echo could not be sent, for a reason that lies here: it says nothing about the peer.
     pub fn not_sent(&mut self, id: NodeId) {
-        if let Some(peer) = self.peers.get_mut(&id) {
+        if let Some(peer) = self.known.get_mut(&id) {
             peer.unanswered = peer.unanswered.saturating_sub(1);
         }
     }
 
     /// A peer has answered an echo that was sent `round_trip` ago. A late answer counts as much as any.
     pub fn answered(&mut self, id: NodeId, round_trip: Duration) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.known.get_mut(&id) else { return };
         peer.unanswered = 0;
         peer.round_trip = Some(round_trip);
         if peer.is_silent {
@@ -141,7 +141,7 @@ impl Peers {
 
     /// The peers that do not answer.
     pub fn silent(&self) -> BTreeSet<NodeId> {
-        self.peers.iter().filter(|(_, peer)| peer.is_silent).map(|(id, _)| *id).collect()
+        self.known.iter().filter(|(_, peer)| peer.is_silent).map(|(id, _)| *id).collect()
     }
 
     /// All peers.
@@ -151,7 +151,7 @@ impl Peers {
             is_silent: peer.is_silent,
             round_trip: peer.round_trip,
         };
-        self.peers.iter().map(|(id, peer)| (*id, report(peer))).collect()
+        self.known.iter().map(|(id, peer)| (*id, report(peer))).collect()
     }
 }
 

@@ -1,3 +1,5 @@
+//! Which flows in connection tracking lead nowhere. Pure: who forgets them is `agent/flows/forget.rs`.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},

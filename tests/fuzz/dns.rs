@@ -32,7 +32,7 @@ pub(crate) fn question_seeds() -> Vec<Vec<u8>> {
 }
 
 /// Nothing makes it panic; a reply is to the question, reads back, and fits.
-pub(crate) fn question_runner() -> Box<dyn Fn(&[u8]) -> String> {
+pub(crate) fn question_runner() -> super::Runner {
     let zone = zone();
     Box::new(move |packet| {
         let mut word = String::new();
@@ -51,7 +51,7 @@ pub(crate) fn question_runner() -> Box<dyn Fn(&[u8]) -> String> {
                 assert!(answer.questions.len() <= 1);
                 assert!(!answer.is_truncated() || way == Way::Udp && answer.sections[0].is_empty());
                 let [answers, authority, additional] = answer.sections.each_ref().map(Vec::len);
-                word += &format!("{} {answers} {authority} {additional}", answer.code());
+                word = [word, format!("{} {answers} {authority} {additional}", answer.code())].concat();
             }
             if let Reaction::Forward(room) = reaction {
                 assert!(asker == BLUE && room >= 512);
@@ -60,7 +60,9 @@ pub(crate) fn question_runner() -> Box<dyn Fn(&[u8]) -> String> {
                 assert_eq!((answer.id.to_be_bytes().as_slice(), answer.code()), (&packet[..2], 2));
             }
             // How much room there is makes no other case.
-            word += &if let Reaction::Forward(_) = reaction { "forward;".to_owned() } else { format!("{reaction:?};") };
+            let outcome =
+                if let Reaction::Forward(_) = reaction { "forward;".to_owned() } else { format!("{reaction:?};") };
+            word = [word, outcome].concat();
         }
         word
     })
@@ -82,7 +84,7 @@ pub(crate) fn reply_seeds() -> Vec<Vec<u8>> {
 }
 
 /// Nothing makes it panic, and what is taken for a reply has the question's id.
-pub(crate) fn reply_runner() -> Box<dyn Fn(&[u8]) -> String> {
+pub(crate) fn reply_runner() -> super::Runner {
     Box::new(|input| {
         let Some((len, rest)) = input.split_first() else { return String::new() };
         let (asked, reply) = rest.split_at(usize::from(*len).min(rest.len()));

@@ -28,14 +28,17 @@ use std::{
 
 use mutate::Dice;
 
+/// Runs one input, panics where something is wrong, and gives a word for what it did.
+type Runner = Box<dyn Fn(&[u8]) -> String>;
+
 /// A parser of foreign bytes.
 struct Target {
     /// Its name, which is its test's and its corpus's.
     name: &'static str,
     /// Good inputs, of every kind.
     seeds: fn() -> Vec<Vec<u8>>,
-    /// Makes what runs one input; it panics where something is wrong, and gives a word for what it did.
-    runner: fn() -> Box<dyn Fn(&[u8]) -> String>,
+    /// Makes what runs one input.
+    runner: fn() -> Runner,
 }
 
 const TARGETS: &[Target] = &[
@@ -98,7 +101,7 @@ fn fuzz(name: &str) {
 
 fn tried(name: &str, seed: u64, run: &dyn Fn(&[u8]) -> String, input: &[u8]) -> String {
     catch_unwind(AssertUnwindSafe(|| run(input))).unwrap_or_else(|_| {
-        let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = input.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         let path = keep(name, input);
         panic!("{name} failed on this input, kept as {} (seed {seed}): {hex}", path.display());
     })

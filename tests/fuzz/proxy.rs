@@ -35,7 +35,7 @@ pub(crate) fn header_seeds() -> Vec<Vec<u8>> {
 
 /// Nothing makes it panic; a header lies within the input, what follows does not change it, no beginning of it is
 /// another header, and what it tells is told alike when it is passed on.
-pub(crate) fn header_runner() -> Box<dyn Fn(&[u8]) -> String> {
+pub(crate) fn header_runner() -> super::Runner {
     Box::new(|input| match parse_header(input) {
         Parsed::Incomplete => "incomplete".to_owned(),
         Parsed::Malformed => "malformed".to_owned(),

@@ -1,3 +1,5 @@
+//! What can be asked about services. Nothing runs here by itself: each function lives as long as its request.
+
 mod ports;
 mod settings;
 

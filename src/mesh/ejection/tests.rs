@@ -65,7 +65,7 @@ fn an_ejection_ends_is_repeated_sooner_and_lasts_longer_up_to_a_limit() {
     assert!(fail(&mut ejections, replica, 5, now));
     for length in [20, 40, 80, 160, 300, 300, 300] {
         now = ejections.next_end().unwrap();
-        ejections.end_due(now - S);
+        ejections.end_due(now.saturating_sub(S));
         assert_eq!(ejections.ejected().len(), 1, "not before its time");
         ejections.end_due(now);
         assert!(ejections.ejected().is_empty(), "it is tried again");

@@ -184,7 +184,7 @@ impl Rounds {
         let usual = replica.check.interval.max(HealthCheck::INTERVAL_MIN);
         let interval = if is_young { usual.min(STARTING_INTERVAL) } else { usual };
         // A tenth of the interval around it keeps replicas apart that were attached at the same moment.
-        replica.due = replica.asked + interval - interval / 20 + part(interval / 10, chance(id, replica.answers));
+        replica.due = replica.asked + interval * 19 / 20 + part(interval / 10, chance(id, replica.answers));
         self.due.insert((replica.due, id));
         let after = replica.pulse.state();
         (after != before).then_some(after)
@@ -327,7 +327,7 @@ mod tests {
         let mut rounds = Rounds::default();
         rounds.follow(&cluster(&[Starting]), me(), Duration::ZERO);
         run(&mut rounds, Duration::from_secs(20), |_| Answer::Bad(String::new()));
-        let late = run(&mut rounds, Duration::from_secs(120), |_| Answer::Bad(String::new()));
+        let late = run(&mut rounds, Duration::from_mins(2), |_| Answer::Bad(String::new()));
         assert!((48..=52).contains(&late[&EndpointId(1)].len()), "{late:?}");
     }
 

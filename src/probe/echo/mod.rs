@@ -1,3 +1,5 @@
+//! Echoes to peers over the tunnel. A socket lives as long as its task; an answer that nobody reads any more is lost, and that is fine.
+
 mod packet;
 
 use std::{

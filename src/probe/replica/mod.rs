@@ -1,3 +1,5 @@
+//! One probe of a replica: a connection of its own, over when its answer or its time is. Dropping it ends it with a reset.
+
 mod status;
 
 use std::{io, net::SocketAddr, ops::RangeInclusive, time::Duration};
