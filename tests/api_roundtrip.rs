@@ -239,7 +239,7 @@ async fn what_a_request_leaves_out_has_its_default() {
     let expected = [
         r#"init "" InitRequest { store: None, pools: [], vxlan_port: None }"#,
         r#"leave "" LeaveRequest { force: false }"#,
-        r#"network_create "a" NetworkCreateRequest { name: "a", subnets: [], internal: false, mtu: None }"#,
+        r#"network_create "a" NetworkCreateRequest { name: "a", subnets: [], ipv6: false, internal: false, mtu: None }"#,
         concat!(
             r#"service_create "a" ServiceCreateRequest { name: "a", network: "b", "#,
             r"ports: [PortSpec { bind: Any, published: 8080, target: 80, protocol: Tcp, mode: Kernel }], lb: Rr, ",

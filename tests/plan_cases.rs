@@ -369,7 +369,7 @@ fn peer_cases() -> Vec<Case> {
             },
             AS_IS,
             &[
-                "nft set chain vip_1 { balance-vip 4 17 65536 1 }; delete element replica4_17 { 65537 : 10.9.2.7 }",
+                "nft set chain vip_1 { balance-vip 4 17 65536 1 turn }; delete element replica4_17 { 65537 : 10.9.2.7 }",
                 "ip rule del priority 100 fwmark 0x20000/0xfff0000 lookup 77002",
                 "ip route del 10.9.2.0/24",
                 "ip route del 0.0.0.0/0 table 77002",
@@ -523,7 +523,7 @@ fn table_cases() -> Vec<Case> {
             "a rule differs",
             AS_IS,
             |o| _ = table(o).chains.insert(service(1), Chain { rules: vec![balance(1)] }),
-            &["nft set chain vip_1 { balance-vip 4 17 65536 2 }"],
+            &["nft set chain vip_1 { balance-vip 4 17 65536 2 turn }"],
         ),
         Case(
             "a chain has lost its rules",

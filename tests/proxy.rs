@@ -6,7 +6,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     num::NonZeroU16,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::atomic::{AtomicU8, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -21,10 +21,9 @@ const BOUND: Duration = Duration::from_secs(10);
 
 /// Each test has a loopback address of its own, so that none meets another's ports.
 fn own_address() -> IpAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(1);
-    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    let [_, process, ..] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 100 + process % 100, high, low).into()
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 100 + high % 100, low, NEXT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
 struct Setting {

@@ -3,12 +3,13 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use weft::{
     model::{
-        Availability, Block, Cluster, ClusterId, ClusterSettings, Endpoint, EndpointId, EndpointState, L4, NetnsRef,
-        Network, NetworkId, Node, NodeId, PublishedPort, Service, ServiceId, Subnet,
+        Availability, Bind, Block, Cluster, ClusterId, ClusterSettings, Draining, Endpoint, EndpointId, EndpointState,
+        HealthCheck, L4, Lb, NetnsRef, Network, NetworkId, Node, NodeId, PortMode, Probe, ProxyMode, ProxyProtocol,
+        PublishedPort, Report, Service, ServiceId, Subnet,
     },
     store::{Entry, Revision, Snapshot, record},
 };
@@ -85,11 +86,44 @@ fn settings() -> ClusterSettings {
     }
 }
 
+/// As [`service`], with nothing as usual.
+fn service_with_settings() -> Service {
+    let on = |bind, mode| PublishedPort { bind, mode, ..service().ports.remove(0) };
+    let proxy = ProxyMode { send: Some(ProxyProtocol::V2), accept_from: vec!["192.0.2.0/24".parse().unwrap()] };
+    let probe = Probe::Http { path: "/ready?deep=1".to_owned(), status: 200..=204 };
+    Service {
+        ports: vec![
+            on(Bind::Address("2001:db8::7".parse().unwrap()), PortMode::Kernel),
+            on(Bind::Device("eth1".parse().unwrap()), PortMode::Kernel),
+            PublishedPort { published: 81.try_into().unwrap(), ..on(Bind::Any, PortMode::Proxy(proxy)) },
+            PublishedPort { protocol: L4::Sctp, ..on(Bind::Any, PortMode::Kernel) },
+        ],
+        lb: Lb::Source,
+        affinity: Some(Duration::from_mins(10)),
+        health: Some(HealthCheck {
+            probe,
+            port: Some(8081.try_into().unwrap()),
+            interval: Duration::from_millis(500),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 4,
+        }),
+        drain: Duration::from_secs(30),
+        ..service()
+    }
+}
+
+fn report() -> Report {
+    Report { revision: 42, open: [(endpoint().id, 3)].into() }
+}
+
 fn whole() -> Cluster {
     let mut cluster = Cluster::empty(settings());
     cluster.revision = 9;
     cluster.nodes.insert(node().id, node());
     cluster.alive.insert(node().id);
+    cluster.reports.insert(node().id, report());
+    cluster.drains.insert(Draining::Node(node().id), 5);
     cluster.networks.insert(network().id, network());
     cluster.blocks.insert(block().prefix, block());
     cluster.endpoints.insert(endpoint().id, endpoint());
@@ -117,6 +151,8 @@ fn records_are_written_byte_by_byte_as_ever() {
         ("block.json", record::encode_block(&block())),
         ("endpoint.json", record::encode_endpoint(&endpoint())),
         ("service.json", record::encode_service(&service())),
+        ("service-settings.json", record::encode_service(&service_with_settings())),
+        ("report.json", record::encode_report(&report())),
     ] {
         assert_eq!(String::from_utf8_lossy(&bytes), String::from_utf8_lossy(&golden(file)), "{file}");
     }
@@ -133,11 +169,20 @@ fn records_are_read_as_they_were_meant() {
         ("generation", "generation.json"),
         ("networks/3", "network.json"),
         ("nodes/7", "node.json"),
+        ("reports/7", "report.json"),
         ("services/17", "service.json"),
     ]);
     assert_eq!(record::assemble(&snapshot).unwrap(), whole());
     let state = record::State::from_snapshot(&snapshot);
     assert_eq!(state.generation().unwrap(), record::Generation { value: 42, version: Some(Revision(5)) });
+}
+
+#[test]
+fn a_services_settings_are_read_as_they_were_meant() {
+    let records =
+        [("cluster", "cluster.json"), ("networks/3", "network.json"), ("services/17", "service-settings.json")];
+    let cluster = record::assemble(&snapshot(&records)).unwrap();
+    assert_eq!(cluster.services.into_values().collect::<Vec<_>>(), [service_with_settings()]);
 }
 
 #[test]

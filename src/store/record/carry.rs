@@ -6,7 +6,7 @@ use super::{
     assemble::{Ports, Prefixes, check_block},
     key::{Key, Place},
 };
-use crate::model::{Cluster, NetworkId, NodeId, ServiceId};
+use crate::model::{Cluster, Draining, NetworkId, NodeId, ServiceId};
 
 /// Keeps in `next` what `previous` had and what lies under a key that `next` names as unreadable: a record that becomes
 /// corrupt, or that a newer agent has written, must not take down what runs. No change of such an object is seen until it can be
@@ -73,7 +73,15 @@ impl Carrying<'_> {
             return;
         }
         self.next.nodes.insert(id, node.clone());
+        self.draining(Draining::Node(id));
         self.kept.insert(Key::Node(id));
+    }
+
+    /// What was on its way out stays so, since when it was.
+    fn draining(&mut self, who: Draining) {
+        if let Some(since) = self.previous.drains.get(&who) {
+            self.next.drains.insert(who, *since);
+        }
     }
 
     fn network(&mut self, id: NetworkId) {
@@ -153,6 +161,7 @@ impl Carrying<'_> {
             let network = self.next.networks.get(&endpoint.network);
             if network.is_some_and(|network| endpoint.addresses.iter().all(|address| network.contains(*address))) {
                 self.next.endpoints.insert(*id, endpoint.clone());
+                self.draining(Draining::Endpoint(*id));
                 self.kept.extend(keys);
             }
         }

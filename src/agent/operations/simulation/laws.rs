@@ -62,9 +62,11 @@ pub(super) fn check_at_rest(world: &World) -> Result<(), String> {
     let mut linked: BTreeMap<IpAddr, LinkName> = BTreeMap::new();
     for node in &world.nodes {
         let Some(member) = &node.member else { continue };
-        let state = node.host.kernel.state();
+        let mut state = node.host.kernel.state();
         let wanted = desired(&cluster, member.me(), &FakeHost::facts(), &Judgement::default())
             .ok_or_else(|| format!("{} runs, and the store has no record of it", node.name))?;
+        // A setting of the host is never taken back.
+        state.sysctls.retain(|name, _| wanted.sysctls.contains_key(name));
         if state != wanted {
             return Err(format!("{} holds {}", node.name, difference(&state, &wanted)));
         }
@@ -177,5 +179,8 @@ pub(super) fn sends_to(state: &HostState, address: IpAddr) -> bool {
 fn difference(state: &HostState, wanted: &HostState) -> String {
     let steps = crate::plan::plan(wanted, state);
     let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    if steps.is_empty() {
+        return format!("what no step would change: {state:?}\n\ninstead of {wanted:?}");
+    }
     format!("not what it should: {}", steps.join("; "))
 }
