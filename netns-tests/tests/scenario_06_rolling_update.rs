@@ -66,6 +66,11 @@ fn update(order: Order, way: Way, meanwhile: impl Fn(&mut Topology, usize) -> Re
         let mut replicas = Replicas::start(topology, REPLICAS, way, words)?;
         let servers = topology.hosts().iter().map(|host| host.at(80)).collect();
         let load = Load::start(topology.client(), servers, RATE_PER_S)?;
+        wait_until("traffic before the update", SETTLE_BOUND, || {
+            let answered = load.so_far().replicas;
+            ensure!(answered.len() == REPLICAS, "{answered:?}");
+            Ok(())
+        })?;
         for number in 0..REPLICAS {
             meanwhile(topology, number)?;
             replicas.replace(topology, number, order).with_context(|| format!("replacing replica {number}"))?;

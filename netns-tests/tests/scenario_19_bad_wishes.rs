@@ -189,7 +189,7 @@ fn a_cluster_that_cannot_be_entered_is_left_as_it_was() {
         refused(host, "init", "7780")?;
         ensure!(member.weft_json("node ls")? == before, "a node that could not join has left its record");
         drop(squatter);
-        refused(host, "init --pool fd00:1::/48", "later release")?;
+        refused(host, "init --pool fd77:6566:1::/48", "weft's own addresses")?;
         refused(host, "init --store etcd://192.0.2.77:2379", "does this host reach")?;
         refused(host, "join 192.0.2.11 --token WEFT-1-x", "HOST:PORT")?;
         host.weft_ok("init")?;
