@@ -151,6 +151,15 @@ impl Watcher {
         if self.cluster.as_ref().is_some_and(|(known, peers)| Arc::ptr_eq(known, &cluster) && *peers == silent) {
             return;
         }
+        // What was begun while a node did not answer tells of the way to it, not of its replicas.
+        let known = self.cluster.take().map(|(_, silent)| silent).unwrap_or_default();
+        let turned: BTreeSet<NodeId> = known.symmetric_difference(&silent).copied().collect();
+        if !turned.is_empty() {
+            let there = cluster.endpoints.values().filter(|endpoint| turned.contains(&endpoint.node));
+            for id in self.attempts.of(&there.map(|endpoint| endpoint.id).collect()) {
+                self.attempts.end(id);
+            }
+        }
         self.roster = Roster::of(&cluster);
         self.ejections.set_services(mesh::candidates(&cluster, &silent));
         self.tally.follow(&cluster, &self.roster);
