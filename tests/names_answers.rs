@@ -110,7 +110,7 @@ const CASES: &[(&str, &str, Kind, &str)] = &[
     (BLUE, "_8080._tcp.web", Kind::A, "nodata 1"),
     (BLUE, "_tcp.web", Kind::A, "nodata 1"),
     (BLUE, "_sctp.web", Kind::A, "outside"),
-    (BLUE, "_http._tcp.web", Kind::Srv, "outside"),
+    (BLUE, "_http._tcp.web", Kind::Srv, "nxdomain 1"),
     (BLUE, "_81._tcp.web.blue", Kind::Srv, "nxdomain 1"),
     (BLUE, "_8080._udp.web.blue", Kind::Srv, "nxdomain 1"),
     (RED, "_8080._tcp.web", Kind::Srv, "outside"),

@@ -358,11 +358,15 @@ impl World {
         let mss = self.vtep.as_ref().map_or(1410, |vtep| u16::try_from(vtep.mtu).unwrap() - 40);
         chains.insert(ChainName::ClampMss, Chain { rules: vec![Rule::ClampMss(Family::V4, mss)] });
         let gateways = [IpAddr::from(Network::GATEWAY_V4), IpAddr::from(Network::GATEWAY_V6)];
-        chains.insert(ChainName::NatPostrouting, Chain { rules: gateways.map(Rule::TranslateHairpin).into() });
+        chains.insert(
+            ChainName::NatPostrouting,
+            Chain { rules: [gateways.map(Rule::TranslateHairpin), gateways.map(Rule::TranslatePeer)].concat() },
+        );
         for family in Family::BOTH {
             let local = routed.iter().filter(|(_, of, _)| *of == family).map(|(_, _, address)| *address);
             let pairs = local.map(|address| (SetKey::AddressPair(address, address), SetValue::Nothing));
             sets.insert(SetName::Hairpin(family), pairs.collect());
+            sets.entry(SetName::Peers(family)).or_default();
         }
         let from_container = vec![Rule::DropSpoofed, Rule::ReturnToIngress(MarkMask::DEFAULT.bits())];
         chains.insert(ChainName::FromContainer, Chain { rules: from_container });

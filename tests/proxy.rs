@@ -86,10 +86,15 @@ impl Setting {
 
     /// The counters once they are as wanted.
     fn wait_count(&self, what: &str, wanted: impl Fn(&PortCount) -> bool) -> PortCount {
+        self.wait_count_of("web", what, wanted)
+    }
+
+    fn wait_count_of(&self, service: &str, what: &str, wanted: impl Fn(&PortCount) -> bool) -> PortCount {
         let begun = Instant::now();
         loop {
             let counts = self.proxy.counts();
-            let count = counts.values().next().cloned().unwrap_or_default();
+            let of_service = counts.iter().find(|((name, _), _)| name == service);
+            let count = of_service.map(|(_, count)| count.clone()).unwrap_or_default();
             if wanted(&count) {
                 return count;
             }
@@ -234,6 +239,45 @@ fn a_replica_that_is_taken_out_keeps_its_connections() {
     assert_eq!(read_exactly(&server, 5), b"still");
 }
 
+/// A connection that waits for its PROXY header has no replica yet: it gets none that has been drained meanwhile.
+#[test]
+fn who_has_no_replica_yet_gets_none_that_was_taken_out() {
+    let headers = ProxyMode { send: None, accept_from: vec!["127.0.0.0/8".parse().unwrap()] };
+    let mut setting = Setting::new(2, |round| Spread::InTurn(round.into()), headers);
+    setting.replicas[0].set_nonblocking(true).unwrap();
+    let mut waiting = setting.connect();
+    let mut closed = setting.connect();
+    setting.wait_count("both are accepted", |count| count.open == 2);
+    setting.door.targets.remove(0);
+    setting.door.spread = Spread::InTurn([0].into());
+    setting.apply();
+    waiting.write_all(b"PROXY UNKNOWN\r\nGET").unwrap();
+    assert_eq!(read_exactly(&setting.accept(1), 3), b"GET");
+    // Nor does one of a door that has been closed.
+    assert_eq!(setting.proxy.apply(&Table::default()).troubles, []);
+    closed.write_all(b"PROXY UNKNOWN\r\nGET").unwrap();
+    assert!(closed.read(&mut [0; 1]).is_err());
+    assert!(setting.replicas[0].accept().is_err(), "the first replica was connected to");
+}
+
+#[test]
+fn a_port_that_passes_to_another_service_counts_for_that() {
+    let mut setting = Setting::in_turn(1);
+    let (mut client, server) = setting.pair();
+    setting.wait_count("it is accepted", |count| count.open == 1);
+    setting.door.service = "shop".into();
+    setting.apply();
+    let _new = setting.pair();
+    // What was there before stays with its service.
+    client.write_all(b"on").unwrap();
+    assert_eq!(read_exactly(&server, 2), b"on");
+    drop((client, server));
+    let count = setting.wait_count_of("web", "the first has ended", |count| count.open == 0);
+    assert_eq!((count.accepted, count.bytes_from_clients), (1, 2));
+    let count = setting.wait_count_of("shop", "the second is accepted", |count| count.open == 1);
+    assert_eq!((count.accepted, count.bytes_from_clients), (1, 0));
+}
+
 #[test]
 fn a_reset_is_passed_on() {
     let setting = Setting::in_turn(1);
@@ -340,6 +384,47 @@ fn datagrams_find_back() {
     for (number, client) in clients.iter().enumerate() {
         assert_eq!(client.recv(&mut buffer).unwrap(), 1);
         assert_eq!(usize::from(buffer[0]), number);
+    }
+}
+
+/// A flow keeps its replica for as long as that is there, and its client goes to another once it is not.
+#[test]
+fn datagrams_leave_a_replica_that_is_taken_out() {
+    let replicas: Vec<UdpSocket> = (0..2)
+        .map(|_| {
+            let replica = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            replica.set_read_timeout(Some(BOUND)).unwrap();
+            replica
+        })
+        .collect();
+    let target = |number: usize| {
+        let address = replicas[number].local_addr().unwrap();
+        let port = NonZeroU16::new(address.port()).unwrap();
+        Target { id: EndpointId(number as u64), addresses: vec![address.ip()], port, weight: 1 }
+    };
+    let at = own_address();
+    let place = Place { bind: Bind::Address(at), port: NonZeroU16::new(5300).unwrap(), protocol: L4::Udp };
+    let table = |targets: Vec<Target>| {
+        let round: Vec<u16> = (0..targets.len()).map(|index| u16::try_from(index).unwrap()).collect();
+        let (service, spread) = ("dns".into(), Spread::InTurn(round.into()));
+        Table { doors: vec![Door { place, service, headers: ProxyMode::default(), targets, spread }] }
+    };
+    let proxy = Proxy::start(Handed::default()).unwrap();
+    assert_eq!(proxy.apply(&table(vec![target(0), target(1)])).troubles, []);
+    let client = UdpSocket::bind((at, 0)).unwrap();
+    client.connect((at, 5300)).unwrap();
+    let mut buffer = [0; 16];
+    for number in 0..3 {
+        client.send(&[number]).unwrap();
+        assert_eq!((replicas[0].recv(&mut buffer).unwrap(), buffer[0]), (1, number));
+    }
+    assert_eq!(proxy.apply(&table(vec![target(1)])).troubles, []);
+    client.send(&[3]).unwrap();
+    assert_eq!((replicas[1].recv(&mut buffer).unwrap(), buffer[0]), (1, 3));
+    let begun = Instant::now();
+    while proxy.counts().values().any(|count| (count.accepted, count.open) != (2, 1)) {
+        assert!(begun.elapsed() < BOUND, "{:?}", proxy.counts());
+        thread::yield_now();
     }
 }
 

@@ -60,6 +60,39 @@ fn a_bound_port_answers_there_and_nowhere_else() {
     });
 }
 
+/// Where a caller's own node does not answer for another one (a second address, a device), the other one may choose the
+/// caller's neighbour for a replica.
+#[test]
+fn another_node_may_send_a_caller_back_to_its_own_host() {
+    scenario(2, |topology| {
+        let (first, other) = (topology.host(0), topology.host(1));
+        other.netns().exec("ip addr add 192.0.2.212/24 dev eth0")?;
+        for (network, subnet) in [("blue", "10.42.0.0/16"), ("red", "10.43.0.0/16")] {
+            first.weft_ok(&format!("network create {network} --subnet {subnet}"))?;
+        }
+        first.weft_ok("service create web --network blue --publish 80:8080 --publish eth0:81:8080")?;
+        topology.wait_known(other, "service", "web")?;
+        topology.wait_known(other, "network", "red")?;
+        let _replicas = (
+            first.serve("blue", "web-1", "--service web", 8080)?,
+            other.serve("blue", "web-2", "--service web", 8080)?,
+        );
+        topology.wait_balanced(80, &["web-1", "web-2"])?;
+        let askers = [first.attach("blue", "near", "")?, first.attach("red", "far", "")?];
+        let callers = [first.netns(), askers[0].netns(), askers[1].netns()];
+        for netns in callers {
+            for to in ["192.0.2.212:80".parse()?, SocketAddr::new(other.address(), 81)] {
+                let answers = (0..8).map(|_| netns.enter(|| ask(to, REQUEST_BOUND)).map(|answer| answer.replica));
+                let answers = answers.collect::<Result<Vec<_>>>().with_context(|| format!("asking {to}"))?;
+                for replica in ["web-1", "web-2"] {
+                    ensure!(answers.iter().filter(|answer| *answer == replica).count() == 4, "{to}: {answers:?}");
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn the_same_address_and_port_is_nobody_elses() {
     scenario(1, |topology| {

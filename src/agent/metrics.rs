@@ -66,7 +66,7 @@ pub(super) struct Metrics {
     pub(super) peer_up: IntGaugeVec,
     /// The time that each peer's last answer took.
     pub(super) peer_round_trip: GaugeVec,
-    /// Replicas that left balancing by way of this node, by service and by how it went: `done`, or `cut_short`.
+    /// Replicas that left balancing by way of this node, by service and by how it went: `done`, `cut_short`, or `forced`.
     pub(super) drain_outcomes: IntCounterVec,
     /// What goes through the proxy.
     pub(super) proxied: proxied::Proxied,

@@ -207,11 +207,13 @@ impl Reconciler {
         let mut settled: Option<HostState> = None;
         let mut retry = RETRY_MIN;
         for number in 1.. {
+            // Before anything is looked at: who asks after this may have seen what this pass does not know of yet.
+            let covers = self.requested.load(Ordering::Acquire);
             let cluster = work.clusters.borrow_and_update().clone();
             let judgement = work.judgements.borrow_and_update().clone();
             let mut wait = PERIOD;
             if let Some(cluster) = &cluster {
-                let pass = self.pass(number, &work, cluster, &judgement, &mut settled).await;
+                let pass = self.pass((number, covers), &work, cluster, &judgement, &mut settled).await;
                 if pass.failures.is_empty() {
                     retry = RETRY_MIN;
                 } else {
@@ -270,14 +272,13 @@ impl Reconciler {
 
     async fn pass(
         &self,
-        number: u64,
+        (number, covers): (u64, u64),
         work: &Work,
         cluster: &Cluster,
         judgement: &Judgement,
         settled: &mut Option<HostState>,
     ) -> Pass {
         let began = Instant::now();
-        let covers = self.requested.load(Ordering::Acquire);
         let (view, bereft) = self.view(work, cluster);
         let mut pass = Pass {
             number,

@@ -8,6 +8,9 @@
 //!
 //! Connections are counted only once every live node has confirmed that it sends no new ones: a count of 0 that is told is the
 //! end, whoever reads it.
+//!
+//! Nothing is confirmed while a record cannot be read whose object stays in force here, and in balancing: it may say by now that
+//! the object drains. The others wait as for a node that is silent, and say so.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,15 +27,13 @@ use tracing::{debug, warn};
 
 use super::reconciler::Pass;
 use crate::{
+    api::wire::CONFIRM_WAIT,
     kernel::Kernel,
     mesh,
-    model::{Cluster, Endpoint, EndpointId, NodeId, Report},
+    model::{Cluster, Draining, Endpoint, EndpointId, NodeId, Report},
     store::{LeaseId, Outcome, Store, StoreError, Transaction, Write, record},
 };
 
-/// How long live nodes may take to confirm a drain before it goes on without them. An agent that has died meanwhile may come
-/// back and confirm, or its lease (10 s) ends; what is alive after that and still silent does not work.
-pub(super) const CONFIRM_WAIT: Duration = Duration::from_secs(15);
 /// How often open connections are counted at first: who waits for the last one's end shall hear of it at once.
 const COUNT_EVERY_MIN: Duration = Duration::from_millis(100);
 /// And at last: on a node that stays drained for days the count is of interest to nobody but people.
@@ -91,6 +92,9 @@ pub(super) async fn keep(mut work: Work) {
 struct Reporter {
     /// The last report, the revision that it was written at, and when.
     told: Option<(Report, u64, Instant)>,
+    /// The revision of the last cluster that was heeded, and of the last one that may hide a drain ([`hides_a_drain`]).
+    heeded: Option<u64>,
+    hidden: Option<u64>,
     /// Since when each draining replica has been seen to drain.
     seen: BTreeMap<EndpointId, Instant>,
     /// The newest counts, each with the revision since which the replica drains.
@@ -102,16 +106,19 @@ struct Reporter {
 impl Reporter {
     /// Says what there is to say; gives when to look again although nothing is heard.
     async fn turn(&mut self, work: &Work, cluster: &Cluster, pass: &Pass) -> Option<Instant> {
+        self.heed(cluster);
         if cluster.drains.is_empty() {
-            *self = Self { told: self.told.take(), ..Self::default() };
+            let (heeded, hidden) = (self.heeded, self.hidden);
+            *self = Self { told: self.told.take(), heeded, hidden, ..Self::default() };
             return None;
         }
         let now = Instant::now();
         let said = self.said(cluster, work.me);
         let mut report = Report { revision: said.as_ref().map_or(0, |said| said.revision), open: BTreeMap::new() };
         let owed = cluster.drains.values().max().copied().unwrap_or_default();
-        if report.revision < owed && pass.balances && pass.revision >= owed {
-            report.revision = pass.revision;
+        if report.revision < owed && pass.balances && pass.revision >= owed && self.may_confirm(pass.revision) {
+            // The pass may have seen a newer cluster, which has not been heeded.
+            report.revision = pass.revision.min(cluster.revision);
         }
         let replicas: Vec<(&Endpoint, u64)> = mesh::draining_on(cluster, work.me).collect();
         self.seen.retain(|id, _| replicas.iter().any(|(replica, _)| replica.id == *id));
@@ -140,6 +147,23 @@ impl Reporter {
                 Err(()) => Some(earlier(again, Instant::now() + RETRY_AFTER)),
             },
         }
+    }
+
+    /// Remembers whether a cluster may hide a drain.
+    fn heed(&mut self, cluster: &Cluster) {
+        if self.heeded != Some(cluster.revision) {
+            self.heeded = Some(cluster.revision);
+            self.hidden = if hides_a_drain(cluster) {
+                Some(cluster.revision)
+            } else {
+                self.hidden.filter(|hidden| *hidden < cluster.revision)
+            };
+        }
+    }
+
+    /// Whether a pass by the cluster of this revision knew all that drains.
+    fn may_confirm(&self, revision: u64) -> bool {
+        self.hidden.is_none_or(|hidden| revision > hidden)
     }
 
     /// What the others have heard of this node, or are about to: its own write may not have come round yet.
@@ -228,6 +252,21 @@ impl Reporter {
     }
 }
 
+/// Whether an unreadable record may say that something drains which is balanced here: its last readable state stays in force
+/// ([`record::carry_over`]).
+fn hides_a_drain(cluster: &Cluster) -> bool {
+    let unreadable: BTreeSet<&str> = cluster.unreadable.iter().map(|record| record.key.as_str()).collect();
+    if unreadable.is_empty() {
+        return false;
+    }
+    let is_hidden = |drain: Draining, keys: &[String]| {
+        !cluster.drains.contains_key(&drain) && keys.iter().any(|key| unreadable.contains(key.as_str()))
+    };
+    let mut replicas = cluster.endpoints.values().filter(|endpoint| endpoint.service.is_some());
+    cluster.nodes.keys().any(|id| is_hidden(Draining::Node(*id), &[record::key_of_node(*id)]))
+        || replicas.any(|replica| is_hidden(Draining::Endpoint(replica.id), &record::keys_of_endpoint(replica)))
+}
+
 /// Whether there is something to say.
 enum News {
     Nothing,
@@ -238,4 +277,86 @@ enum News {
 
 fn earlier(one: Option<Instant>, other: Instant) -> Instant {
     one.map_or(other, |one| one.min(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        Availability, ClusterId, ClusterSettings, EndpointState, NetnsRef, NetworkId, Node, ServiceId, UnreadableRecord,
+    };
+
+    const REPLICA: EndpointId = EndpointId(2);
+
+    fn me() -> NodeId {
+        NodeId::new(1).unwrap()
+    }
+
+    /// One node with one replica.
+    fn cluster(revision: u64, unreadable: &[&str]) -> Cluster {
+        let settings = ClusterSettings { id: ClusterId(1), vxlan_port: 7789, vni: 77, pools: vec![] };
+        let mut cluster = Cluster { revision, ..Cluster::empty(settings) };
+        let node = Node {
+            id: me(),
+            name: "h1".parse().unwrap(),
+            underlay: "192.0.2.1".parse().unwrap(),
+            labels: BTreeMap::new(),
+            availability: Availability::Active,
+        };
+        cluster.nodes.insert(node.id, node);
+        let replica = Endpoint {
+            id: REPLICA,
+            network: NetworkId::new(3).unwrap(),
+            addresses: vec!["10.9.0.2".parse().unwrap()],
+            name: "web-1".parse().unwrap(),
+            aliases: vec![],
+            node: me(),
+            service: ServiceId::new(1),
+            state: EndpointState::Ready,
+            weight: 1,
+            netns: NetnsRef { path: "/run/netns/x".into(), inode: 1 },
+            ifname: "eth0".into(),
+        };
+        cluster.endpoints.insert(replica.id, replica);
+        cluster.unreadable = unreadable
+            .iter()
+            .map(|key| UnreadableRecord { key: format!("{}{key}", record::PREFIX), reason: "torn".to_owned() })
+            .collect();
+        cluster
+    }
+
+    #[test]
+    fn a_record_hides_a_drain_while_its_object_stays_balanced() {
+        for (key, hides) in [
+            ("nodes/1", true),
+            ("endpoints/3/10.9.0.2", true),
+            // Nothing of these is in force.
+            ("nodes/2", false),
+            ("endpoints/3/10.9.0.3", false),
+            ("services/1", false),
+        ] {
+            assert_eq!(hides_a_drain(&cluster(1, &[key])), hides, "{key}");
+        }
+        for (drain, key) in [(Draining::Node(me()), "nodes/1"), (Draining::Endpoint(REPLICA), "endpoints/3/10.9.0.2")] {
+            let mut drained = cluster(1, &[key]);
+            drained.drains.insert(drain, 1);
+            assert!(!hides_a_drain(&drained), "{key} drains already");
+        }
+        let mut alone = cluster(1, &["endpoints/3/10.9.0.2"]);
+        alone.endpoints.values_mut().for_each(|endpoint| endpoint.service = None);
+        assert!(!hides_a_drain(&alone), "no replica");
+    }
+
+    #[test]
+    fn nothing_is_confirmed_that_an_unreadable_record_may_have_hidden() {
+        let mut reporter = Reporter::default();
+        reporter.heed(&cluster(5, &[]));
+        assert!(reporter.may_confirm(5));
+        reporter.heed(&cluster(6, &["endpoints/3/10.9.0.2"]));
+        assert!(!reporter.may_confirm(6));
+        reporter.heed(&cluster(7, &["endpoints/3/10.9.0.2"]));
+        reporter.heed(&cluster(8, &[]));
+        assert!(!reporter.may_confirm(7), "that pass did not know");
+        assert!(reporter.may_confirm(8));
+    }
 }

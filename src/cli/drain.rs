@@ -11,13 +11,13 @@ use super::{
 };
 use crate::api::{
     Operations, Refusal,
-    wire::{DrainReply, DrainView, DrainingReplica, Span},
+    wire::{CONFIRM_WAIT, DrainReply, DrainView, DrainingReplica, Span},
 };
 
 /// How often the agent is asked how far it is: as fast as a person reads.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How long to wait for nodes that do not confirm: as long as the agent does for one endpoint, and a look more.
-const CONFIRM_WAIT: Duration = Duration::from_secs(16);
+/// How long to wait for nodes that do not confirm: as long as the agents do, and the time that they may learn of it later.
+const WAIT_MAX: Duration = CONFIRM_WAIT.saturating_add(Duration::from_secs(1));
 /// Replicas that are named on the live line; the rest are a number.
 const NAMED_MAX: usize = 3;
 
@@ -80,7 +80,7 @@ pub(super) async fn node(agent: &impl Operations, node: &str, time: Option<Span>
             return Ok(view);
         }
         let time = Duration::from(time.unwrap_or(view.timeout));
-        if view.waiting_for.is_empty() || begun.elapsed() >= CONFIRM_WAIT {
+        if view.waiting_for.is_empty() || begun.elapsed() >= WAIT_MAX {
             let confirmed = *confirmed.get_or_insert_with(Instant::now);
             if confirmed.elapsed() >= time {
                 return Ok(view);

@@ -9,7 +9,7 @@ use super::{
     progress::waiting,
 };
 use crate::api::{
-    Operations, Refusal,
+    Operations, Refusal, RefusalKind,
     wire::{
         AttachRequest, DEFAULT_IFNAME, DetachRequest, DrainRequest, EndpointState, EndpointView, NetnsTarget, Span,
     },
@@ -134,11 +134,16 @@ impl DetachArgs {
         let Self { endpoint: EndpointArgs { endpoint }, force } = self;
         let netns = NamedNetns::left_by(agent, &endpoint).await;
         let work = agent.detach(&endpoint, DetachRequest { force });
-        let reply = watching(&format!("detaching {endpoint}"), agent, Of::Endpoint(&endpoint), work).await?;
-        drain::tell(&reply);
+        let reply = watching(&format!("detaching {endpoint}"), agent, Of::Endpoint(&endpoint), work).await;
         if let Some(netns) = netns {
-            netns.remove_resolv_conf();
+            // It may have failed after the record was deleted: then nothing is left to detach that would remove the file later.
+            let is_gone = reply.is_ok()
+                || agent.endpoint_inspect(&endpoint).await.is_err_and(|refusal| refusal.kind == RefusalKind::NotFound);
+            if is_gone {
+                netns.remove_resolv_conf();
+            }
         }
+        drain::tell(&reply?);
         Ok(format!("endpoint {endpoint} detached\n"))
     }
 }

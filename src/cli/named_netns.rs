@@ -36,8 +36,20 @@ impl NamedNetns {
     /// be written: the endpoint is attached all the same.
     pub(super) fn write_resolv_conf(&self, endpoint: &EndpointView) {
         // The agent may have found it in another file system than this process sees.
-        if !self.path.exists() || self.read().is_ok_and(|text| !is_ours(&text)) {
+        if !self.path.exists() {
             return;
+        }
+        match self.read() {
+            Ok(text) if !is_ours(&text) => return,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn(&format!(
+                    "{} stays as it is, for it cannot be read: {error}; programs that `ip netns exec` starts ask for names \
+                     where it says",
+                    self.resolv_conf().display()
+                ));
+                return;
+            }
+            Ok(_) | Err(_) => {}
         }
         let of_host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let text = format!("{FIRST_LINE}{}", resolv_conf(&endpoint.resolvers(), &of_host));
@@ -77,13 +89,14 @@ impl NamedNetns {
         self.folder.join("resolv.conf")
     }
 
-    fn read(&self) -> io::Result<String> {
-        fs::read_to_string(self.resolv_conf())
+    /// Its bytes: what somebody else has written need not be UTF-8.
+    fn read(&self) -> io::Result<Vec<u8>> {
+        fs::read(self.resolv_conf())
     }
 }
 
-fn is_ours(text: &str) -> bool {
-    text.starts_with(FIRST_LINE)
+fn is_ours(text: &[u8]) -> bool {
+    text.starts_with(FIRST_LINE.as_bytes())
 }
 
 #[cfg(test)]
@@ -126,17 +139,28 @@ mod tests {
         };
         for _ in 0..2 {
             named.write_resolv_conf(&endpoint);
-            let text = named.read().unwrap();
-            assert!(is_ours(&text) && text.contains("\nnameserver 169.254.1.1\nnameserver fd77:6566::1\n"), "{text}");
+            let text = String::from_utf8(named.read().unwrap()).unwrap();
+            assert!(
+                is_ours(text.as_bytes()) && text.contains("\nnameserver 169.254.1.1\nnameserver fd77:6566::1\n"),
+                "{text}"
+            );
         }
         named.remove_resolv_conf();
         assert!(!named.folder.exists());
         named.remove_resolv_conf();
 
         fs::create_dir(&named.folder).unwrap();
-        fs::write(named.resolv_conf(), "nameserver 192.0.2.1\n").unwrap();
+        for theirs in [&b"nameserver 192.0.2.1\n"[..], b"# \xe4\nnameserver 192.0.2.1\n", b""] {
+            fs::write(named.resolv_conf(), theirs).unwrap();
+            named.write_resolv_conf(&endpoint);
+            named.remove_resolv_conf();
+            assert_eq!(named.read().unwrap(), theirs);
+        }
+        // What cannot be read, though something is there: here a symbolic link to itself.
+        fs::remove_file(named.resolv_conf()).unwrap();
+        std::os::unix::fs::symlink("resolv.conf", named.resolv_conf()).unwrap();
         named.write_resolv_conf(&endpoint);
         named.remove_resolv_conf();
-        assert_eq!(named.read().unwrap(), "nameserver 192.0.2.1\n");
+        assert!(fs::symlink_metadata(named.resolv_conf()).unwrap().is_symlink());
     }
 }

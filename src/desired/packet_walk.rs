@@ -31,7 +31,7 @@ pub(super) fn ruleset(
     tunnel_mtu: u32,
 ) -> Ruleset {
     let mut ruleset = mesh::tables(cluster, judgement);
-    let chains = chains(cluster, facts, tunnel_mtu, &ruleset);
+    let chains = chains(cluster, me, facts, tunnel_mtu, &ruleset);
     ruleset.sets.entry(SetName::Ports).or_default();
     for family in Family::BOTH {
         ruleset.sets.entry(SetName::Vips(family)).or_default();
@@ -46,6 +46,7 @@ pub(super) fn ruleset(
 /// The static part. What a cluster does not use (ports at one address or device) costs its connections nothing.
 fn chains(
     cluster: &Cluster,
+    me: &Node,
     facts: &HostFacts,
     tunnel_mtu: u32,
     mesh: &Ruleset,
@@ -117,7 +118,9 @@ fn chains(
             ChainName::NatPostrouting,
             vec![
                 Rule::TranslateHairpin(Network::GATEWAY_V4.into()),
-                Rule::TranslateHairpin(Network::GATEWAY_V6.into()),
+                Rule::TranslateHairpin(overlay::own_address(me.id).into()),
+                Rule::TranslatePeer(overlay::gateway(v4, me.id)),
+                Rule::TranslatePeer(overlay::own_address(me.id).into()),
                 Rule::KeepWithin(v4),
                 Rule::KeepWithin(v6),
                 Rule::Masquerade(v4),

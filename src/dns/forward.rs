@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use domain::base::{Message, iana::Rcode};
+use domain::base::{Message, MessageBuilder, iana::Rcode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -20,6 +20,7 @@ use tracing::debug;
 use super::{
     Outcome, Tally, Way,
     budget::{Budget, Permit},
+    message::UDP_EDNS_MAX,
     resolvers::Resolvers,
     respond::failure,
 };
@@ -33,6 +34,10 @@ const UNDER_WAY_MAX: usize = 1024;
 
 /// Questions under way at once for one asker, so that no one asker can use up them all.
 const UNDER_WAY_EACH_MAX: usize = 128;
+
+/// The longest reply that is passed on in a datagram, in bytes, whatever the asker says that it takes; a longer one is asked for by
+/// TCP. Hardly any resolver sends longer ones (RFC 6891, 6.2.5), and each question under way holds room for one.
+const DATAGRAM_MAX: u16 = 4096;
 
 /// Asks the host's resolvers.
 pub(super) struct Forwarder {
@@ -55,7 +60,8 @@ impl Forwarder {
         self.under_way.take(Some(asker))
     }
 
-    /// The reply to a question, by one resolver after the other, or SERVFAIL. A datagram may be as long as `datagram_max` bytes.
+    /// The reply to a question, by one resolver after the other, or SERVFAIL. A datagram may be as long as `datagram_max` bytes; in
+    /// place of a longer one goes one that is marked as truncated, so that the asker comes back over TCP.
     pub(super) async fn ask(&self, packet: &[u8], way: Way, datagram_max: u16) -> Vec<u8> {
         let mut last = None;
         for resolver in self.resolvers.now().iter() {
@@ -126,6 +132,29 @@ fn copy_id(message: &mut [u8], from: &[u8]) {
     }
 }
 
+/// A reply without its records, marked as truncated (RFC 2181, 9). Of `reply` the header and the question are needed.
+fn truncated(question: &[u8], reply: &[u8]) -> io::Result<Vec<u8>> {
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "the reply is longer than was asked for");
+    let (question, reply) = (
+        Message::from_octets(question).map_err(|_| malformed())?,
+        Message::from_octets(reply).map_err(|_| malformed())?,
+    );
+    let mut builder = MessageBuilder::new_vec();
+    *builder.header_mut() = reply.header();
+    builder.header_mut().set_tc(true);
+    let mut builder = builder.question();
+    builder.push(reply.sole_question().map_err(|_| malformed())?).map_err(|_| malformed())?;
+    let mut builder = builder.additional();
+    if question.opt().is_some() {
+        let opt = builder.opt(|opt| {
+            opt.set_udp_payload_size(UDP_EDNS_MAX);
+            Ok(())
+        });
+        opt.map_err(|_| malformed())?;
+    }
+    Ok(builder.finish())
+}
+
 async fn ask_by_udp(resolver: SocketAddr, packet: &[u8], datagram_max: u16) -> io::Result<Vec<u8>> {
     let question = with_own_id(packet)?;
     let any: SocketAddr = match resolver {
@@ -137,14 +166,11 @@ async fn ask_by_udp(resolver: SocketAddr, packet: &[u8], datagram_max: u16) -> i
     socket.connect(resolver).await?;
     socket.send(&question).await?;
     // One byte more, to tell a reply that is too long from one that just fits.
-    let mut reply = vec![0; usize::from(datagram_max) + 1];
+    let mut reply = vec![0; usize::from(datagram_max.min(DATAGRAM_MAX)) + 1];
     loop {
         let len = socket.recv(&mut reply).await?;
-        if len == reply.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the reply is longer than was asked for"));
-        }
         if let Some(found) = reply.get(..len).filter(|found| is_reply(&question, found)) {
-            let mut found = found.to_vec();
+            let mut found = if len == reply.len() { truncated(&question, found)? } else { found.to_vec() };
             copy_id(&mut found, packet);
             return Ok(found);
         }
@@ -172,4 +198,54 @@ pub(super) fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
     framed.extend(len.to_be_bytes());
     framed.extend(message);
     Ok(framed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `example.org A` with an OPT record that takes 65,535 bytes.
+    const QUESTION: &[u8] =
+        b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01\x07example\x03org\0\0\x01\0\x01\0\0\x29\xff\xff\0\0\0\0\0\0";
+    const QUESTION_END: usize = 12 + 13 + 4;
+
+    /// What an asker gets that takes `datagram_max` bytes, of a reply of `len` bytes.
+    async fn asked(datagram_max: u16, len: usize) -> Vec<u8> {
+        let resolver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let answers = async {
+            let mut packet = [0; 512];
+            let (asked, from) = resolver.recv_from(&mut packet).await.unwrap();
+            assert_eq!(packet[2..asked], QUESTION[2..]);
+            // One answer of a private type (RFC 6895, 3.1), at the question's name, as long as is wanted.
+            let mut reply = packet[..QUESTION_END].to_vec();
+            reply[2] |= 0x80;
+            reply[7] = 1;
+            reply[11] = 0;
+            reply.extend(b"\xc0\x0c\xff\x00\0\x01\0\0\0\x01");
+            reply.extend(u16::try_from(len - reply.len() - 2).unwrap().to_be_bytes());
+            reply.resize(len, 7);
+            resolver.send_to(&reply, from).await.unwrap();
+        };
+        let (reply, ()) = tokio::join!(ask_by_udp(resolver.local_addr().unwrap(), QUESTION, datagram_max), answers);
+        reply.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_reply_that_is_too_long_is_asked_for_by_tcp() {
+        for (datagram_max, len, is_whole) in [
+            (512, 512, true),
+            (512, 513, false),
+            (1232, 2000, false),
+            (u16::MAX, 4096, true),
+            (u16::MAX, 4097, false),
+            (u16::MAX, 20_000, false),
+        ] {
+            let reply = asked(datagram_max, len).await;
+            assert!(is_reply(QUESTION, &reply), "{datagram_max} {len}");
+            let message = Message::from_octets(&reply[..]).unwrap();
+            assert_eq!((reply.len() == len, message.header().tc()), (is_whole, !is_whole), "{datagram_max} {len}");
+            assert_eq!(message.header_counts().ancount(), u16::from(is_whole));
+            assert_eq!(message.opt().is_some(), !is_whole);
+        }
+    }
 }

@@ -45,17 +45,20 @@ impl<H> Default for Attempts<H> {
 }
 
 impl<H> Attempts<H> {
-    /// A connection begins. It is watched unless enough of its replica are.
+    /// A connection begins. It is watched unless enough of its replica are. One that had its number is over: its end was lost.
     pub fn begin(&mut self, id: u32, service: ServiceId, (replica, port): (EndpointId, u16), handle: H, now: Duration) {
+        if self.end(id).is_some() {
+            // Its place is not the new one's.
+            self.order.retain(|(_, known)| *known != id);
+        }
         let count = self.counts.entry(replica).or_default();
         if *count >= WATCHED_MAX {
             return;
         }
         self.turn += 1;
         let attempt = Attempt { turn: self.turn, service, replica, port, handle };
-        if self.watched.insert(id, attempt).is_none() {
-            *count += 1;
-        }
+        self.watched.insert(id, attempt);
+        *count += 1;
         self.order.push_back((now, id));
     }
 
@@ -63,7 +66,7 @@ impl<H> Attempts<H> {
     pub fn end(&mut self, id: u32) -> Option<Attempt<H>> {
         let attempt = self.watched.remove(&id)?;
         if let Some(count) = self.counts.get_mut(&attempt.replica) {
-            *count -= 1;
+            *count = count.saturating_sub(1);
             if *count == 0 {
                 self.counts.remove(&attempt.replica);
             }
@@ -134,5 +137,31 @@ mod tests {
             attempts.end(id);
         }
         assert!(attempts.counts.is_empty() && attempts.order.is_empty() && attempts.watched.is_empty());
+    }
+
+    #[test]
+    fn a_number_that_comes_again_is_another_connection() {
+        let service = ServiceId::new(1).unwrap();
+        let (one, other) = (EndpointId(1), EndpointId(2));
+        let mut attempts = Attempts::default();
+        attempts.begin(6, service, (one, 80), (), Duration::ZERO);
+        attempts.begin(7, service, (one, 80), (), Duration::ZERO);
+        attempts.begin(7, service, (other, 80), (), 5 * MS);
+        attempts.begin(7, service, (other, 81), (), 9 * MS);
+        assert_eq!(attempts.counts, BTreeMap::from([(one, 1), (other, 1)]));
+        assert_eq!(attempts.due(ANSWER_MAX + 8 * MS), [6], "its time is its own");
+        assert_eq!(attempts.due(ANSWER_MAX + 9 * MS), [6, 7]);
+        assert_eq!(attempts.end(7).map(|attempt| (attempt.turn, attempt.replica, attempt.port)), Some((4, other, 81)));
+        assert_eq!(attempts.end(7), None);
+        attempts.end(6);
+        assert!(attempts.counts.is_empty() && attempts.order.is_empty() && attempts.watched.is_empty());
+        // Nor is the old one watched on where the new one's replica has enough.
+        attempts.begin(7, service, (one, 80), (), 10 * MS);
+        for id in 100..200 {
+            attempts.begin(id, service, (other, 80), (), 10 * MS);
+        }
+        attempts.begin(7, service, (other, 80), (), 11 * MS);
+        assert_eq!(attempts.counts, BTreeMap::from([(other, WATCHED_MAX)]));
+        assert_eq!(attempts.handle(7), None);
     }
 }

@@ -74,7 +74,7 @@ impl Doors {
 
 /// Whether the kernel answers it: neither what the agent carries nor what is called by loopback alone, whose source address a
 /// connection could not take along.
-fn is_kernels(port: &PublishedPort) -> bool {
+pub(super) fn is_kernels(port: &PublishedPort) -> bool {
     let is_loopback = matches!(port.bind, Bind::Address(address) if is_loopback(address));
     port.mode == PortMode::Kernel && !is_loopback
 }

@@ -7,7 +7,8 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::model::{Cluster, Flow, L4, PortMode, ServiceId};
+use super::doors::is_kernels;
+use crate::model::{Bind, Cluster, Flow, L4, ServiceId};
 
 /// Which of the connections that a kernel tracks lead nowhere, and would go on leading their packets there.
 ///
@@ -23,8 +24,8 @@ pub struct StaleFlows {
     endpoints: BTreeMap<IpAddr, Option<ServiceId>>,
     /// The VIPs.
     vips: BTreeMap<IpAddr, ServiceId>,
-    /// The ports that the kernel answers, and the services behind each: several if each answers elsewhere.
-    ports: BTreeMap<(L4, u16), BTreeSet<ServiceId>>,
+    /// The ports that the kernel answers, where each does, and the service behind it: several if each answers elsewhere.
+    ports: BTreeMap<(L4, u16), BTreeSet<(Bind, ServiceId)>>,
     /// The other nodes' addresses, whose published ports a container here asks in vain: it is served here.
     peers: BTreeSet<IpAddr>,
 }
@@ -32,10 +33,10 @@ pub struct StaleFlows {
 impl StaleFlows {
     /// As a cluster has it.
     pub fn of(cluster: &Cluster) -> Self {
-        let mut ports: BTreeMap<(L4, u16), BTreeSet<ServiceId>> = BTreeMap::new();
+        let mut ports: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for service in cluster.services.values() {
-            for port in service.ports.iter().filter(|port| port.mode == PortMode::Kernel) {
-                ports.entry((port.protocol, port.published.get())).or_default().insert(service.id);
+            for port in service.ports.iter().filter(|port| is_kernels(port)) {
+                ports.entry((port.protocol, port.published.get())).or_default().insert((port.bind, service.id));
             }
         }
         let services = cluster.services.values();
@@ -71,18 +72,15 @@ impl StaleFlows {
     fn leads_to_nobody(&self, flow: &Flow) -> bool {
         match self.endpoints.get(&flow.replica.ip()) {
             None => self.is_ours(flow.replica.ip()),
-            Some(service) => {
-                let vip = self.vips.get(&flow.asked.ip());
-                let published = self.ports.get(&(flow.protocol, flow.asked.port()));
-                match (vip, published) {
-                    (Some(vip), _) => *service != Some(*vip),
-                    (None, Some(services)) if !self.is_ours(flow.asked.ip()) => {
-                        service.is_none_or(|service| !services.contains(&service))
-                    }
-                    // By a rule that is not ours.
-                    (None, _) => false,
+            Some(service) => match self.vips.get(&flow.asked.ip()) {
+                Some(vip) => *service != Some(*vip),
+                None if self.is_ours(flow.asked.ip()) => false,
+                None => {
+                    let mut behind = self.published_at(flow.protocol, flow.asked).peekable();
+                    // With nobody behind the port, it was by a rule that is not ours.
+                    behind.peek().is_some() && behind.all(|(_, behind)| *service != Some(behind))
                 }
-            }
+            },
         }
     }
 
@@ -94,8 +92,22 @@ impl StaleFlows {
         // To loopback nothing is translated: those are served by the agent itself.
         let is_local = local.contains(&asked.ip()) && !asked.ip().is_loopback();
         let is_from_here = || local.contains(&client) || self.is_ours(client);
-        self.ports.contains_key(&(L4::Udp, asked.port()))
-            && (is_local || (self.peers.contains(&asked.ip()) && is_from_here()))
+        self.published_at(L4::Udp, asked).any(|(bind, _)| match bind {
+            Bind::Any => is_local || (self.peers.contains(&asked.ip()) && is_from_here()),
+            // Who asks from here is served here, whoever has the address.
+            Bind::Address(_) => is_local || is_from_here(),
+            // By which device it came, the entry does not say: it may be another program's.
+            Bind::Device(_) => false,
+        })
+    }
+
+    /// Where a port that may answer at this destination answers, and the service behind it.
+    fn published_at(&self, protocol: L4, asked: SocketAddr) -> impl Iterator<Item = (Bind, ServiceId)> {
+        let places = self.ports.get(&(protocol, asked.port())).into_iter().flatten();
+        places.copied().filter(move |(bind, _)| match bind {
+            Bind::Address(address) => *address == asked.ip(),
+            Bind::Any | Bind::Device(_) => true,
+        })
     }
 
     fn is_ours(&self, address: IpAddr) -> bool {

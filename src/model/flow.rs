@@ -40,8 +40,43 @@ impl Flow {
     }
 
     /// The container that still has this connection open, if it is one of those that may: only then does it count against
-    /// that container's drain.
+    /// that container's drain. So does one in TCP that is not answered yet: its client sends the SYN again (RFC 6298, 2.1), and
+    /// where that goes was decided by the first. In UDP nobody says whether an answer is awaited.
     pub fn open_to(&self) -> Option<IpAddr> {
-        (self.stage == FlowStage::Open).then(|| self.replica.ip())
+        let is_open = match self.stage {
+            FlowStage::Open => true,
+            FlowStage::Unanswered => self.protocol == L4::Tcp,
+            FlowStage::Closed => false,
+        };
+        is_open.then(|| self.replica.ip())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_still_reach_a_container_is_open_to_it() {
+        use FlowStage::{Closed, Open, Unanswered};
+        let replica: SocketAddr = "10.9.0.2:8080".parse().unwrap();
+        for (protocol, stage, is_open) in [
+            (L4::Tcp, Unanswered, true),
+            (L4::Tcp, Open, true),
+            (L4::Tcp, Closed, false),
+            (L4::Udp, Unanswered, false),
+            (L4::Udp, Open, true),
+            (L4::Sctp, Unanswered, false),
+            (L4::Sctp, Open, true),
+            (L4::Sctp, Closed, false),
+        ] {
+            // By the front door here, and as it comes from the node that it entered at.
+            for asked in ["192.0.2.1:80".parse().unwrap(), replica] {
+                let client = "198.51.100.7:4711".parse().unwrap();
+                let is_answered = stage != Unanswered;
+                let flow = Flow { protocol, client, asked, replica, is_answered, stage, bytes: None };
+                assert_eq!(flow.open_to(), is_open.then(|| replica.ip()), "{flow:?}");
+            }
+        }
     }
 }

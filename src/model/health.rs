@@ -28,6 +28,10 @@ impl HealthCheck {
     pub const FALL_DEFAULT: u8 = 3;
     /// The shortest interval: a mistyped one shall not be an attack.
     pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
+    /// The longest interval: whoever wants a longer one wants none.
+    pub const INTERVAL_MAX: Duration = Duration::from_hours(1);
+    /// The longest time for an answer.
+    pub const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 }
 
 /// What a health check asks.

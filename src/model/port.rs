@@ -31,9 +31,12 @@ impl PublishedPort {
 
     /// Whether both cannot be at once on one node: the same port and protocol, and no way to tell their destinations apart.
     /// What answers everywhere conflicts with what answers on one address, as it does for `bind(2)`. An address and a device do
-    /// not: the address is the narrower one and is looked up first.
+    /// not where the kernel carries both: the address is the narrower one and is looked up first. Where the agent listens they
+    /// do: `bind(2)` takes a socket at a device, which has every address, and one at an address for the same place.
     pub fn conflicts_with(&self, other: &Self) -> bool {
-        (self.published, self.protocol) == (other.published, other.protocol) && self.bind.overlaps(&other.bind)
+        let is_proxied = [self, other].iter().any(|port| matches!(port.mode, PortMode::Proxy(_)));
+        (self.published, self.protocol) == (other.published, other.protocol)
+            && (self.bind.overlaps(&other.bind) || (is_proxied && self.bind.mixes_with(&other.bind)))
     }
 }
 
@@ -58,6 +61,11 @@ impl Bind {
             (Self::Device(one), Self::Device(two)) => one == two,
             (Self::Address(_), Self::Device(_)) | (Self::Device(_), Self::Address(_)) => false,
         }
+    }
+
+    /// Whether one is an address and the other a device.
+    fn mixes_with(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Address(_), Self::Device(_)) | (Self::Device(_), Self::Address(_)))
     }
 }
 
@@ -201,5 +209,22 @@ mod tests {
             assert_eq!(one.overlaps(&two), conflict, "{one:?} {two:?}");
             assert_eq!(two.overlaps(&one), conflict, "{two:?} {one:?}");
         }
+        let port = |bind, mode| PublishedPort { bind, mode, ..PublishedPort::new(number(80), number(8080), L4::Tcp) };
+        let proxy = || PortMode::Proxy(ProxyMode::default());
+        for (one, two, conflict) in [
+            (port(device("eth0"), PortMode::Kernel), port(address("192.0.2.1"), PortMode::Kernel), false),
+            (port(device("eth0"), proxy()), port(address("192.0.2.1"), proxy()), true),
+            (port(device("eth0"), proxy()), port(address("192.0.2.1"), PortMode::Kernel), true),
+            (port(device("eth0"), PortMode::Kernel), port(address("2001:db8::1"), proxy()), true),
+            (port(device("eth0"), proxy()), port(device("eth1"), proxy()), false),
+            (port(address("192.0.2.1"), proxy()), port(address("192.0.2.2"), proxy()), false),
+        ] {
+            assert_eq!(one.conflicts_with(&two), conflict, "{one:?} {two:?}");
+            assert_eq!(two.conflicts_with(&one), conflict, "{two:?} {one:?}");
+        }
+    }
+
+    fn number(port: u16) -> NonZeroU16 {
+        NonZeroU16::new(port).unwrap()
     }
 }

@@ -140,6 +140,12 @@ pub struct Service {
 impl Service {
     /// [`Self::drain`] unless somebody says otherwise: the time that Docker gives a container to stop.
     pub const DRAIN_DEFAULT: Duration = Duration::from_secs(10);
+    /// The longest that a draining replica is waited for.
+    pub const DRAIN_MAX: Duration = Duration::from_hours(1);
+    /// The shortest [`Self::affinity`].
+    pub const AFFINITY_MIN: Duration = Duration::from_secs(1);
+    /// The longest: every client is remembered so long on every node.
+    pub const AFFINITY_MAX: Duration = Duration::from_hours(24);
 
     /// A service with the usual settings.
     pub fn new(id: ServiceId, name: Name, network: NetworkId, vips: Vec<IpAddr>, ports: Vec<PublishedPort>) -> Self {

@@ -133,7 +133,15 @@ impl Zone {
             }
             [port, protocol, service] => {
                 let service = self.service(network, text(service)?)?;
-                self.srv(service, port_of(service, text(port)?, text(protocol)?)?, kind)
+                let (port, protocol) = (text(port)?, text(protocol)?);
+                match port_of(service, port, protocol) {
+                    Some(port) => self.srv(service, port, kind),
+                    // Nobody else knows the ports of a service of ours.
+                    None if port.starts_with('_') && protocol_of(protocol).is_some() => {
+                        Some(Answer::NoSuchName { apex: FORWARD_APEX })
+                    }
+                    None => None,
+                }
             }
             [protocol, service] => {
                 let service = self.service(network, text(service)?)?;

@@ -17,13 +17,13 @@ use tracing::{debug, warn};
 
 use super::{
     Cause, HEADER_BYTES_MAX, Limits, Parsed, TRIES_MAX, Target, Told,
-    counters::Counts,
+    counters::{Counted, Counts},
     header,
-    pool::{Behind, Front, Shared},
+    pool::{Front, Shared},
     relay::relay,
     spread::{self, Load},
 };
-use crate::model::ProxyMode;
+use crate::model::{EndpointId, ProxyProtocol};
 
 /// How long a thread waits before it accepts again when there are no files or no memory left.
 const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
@@ -40,7 +40,7 @@ pub(super) async fn accept(listener: std::net::TcpListener, front: Arc<Front>, s
             // Gone between its SYN and now.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                front.counts.fail(Cause::Resources);
+                front.behind().counts.fail(Cause::Resources);
                 debug!("a connection cannot be accepted: {error}");
                 sleep(OUT_OF_RESOURCES).await;
                 continue;
@@ -48,7 +48,7 @@ pub(super) async fn accept(listener: std::net::TcpListener, front: Arc<Front>, s
         };
         if shared.places.available_permits() == 0 {
             // The others wait in the kernel meanwhile.
-            front.counts.fail(Cause::Resources);
+            front.behind().counts.fail(Cause::Resources);
         }
         let Ok(permit) = Arc::clone(&shared.places).acquire_owned().await else { return };
         tokio::spawn(serve(client, peer, Arc::clone(&front), shared.limits, permit));
@@ -62,31 +62,39 @@ async fn serve(
     limits: &'static Limits,
     _permit: OwnedSemaphorePermit,
 ) {
-    front.counts.accept();
-    let _ended = Ended(&front.counts);
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let behind = front.behind();
+    let (counted, is_named) = {
+        let behind = front.behind();
+        let is_named = behind.door.headers.accept_from.iter().any(|prefix| prefix.contains(&peer.ip()));
+        (Counted::begin(&behind.counts), is_named)
+    };
     let mut first = Vec::new();
-    let told = match told(&mut client, peer, &behind.door.headers, limits, &mut first).await {
-        Ok(told) => told,
-        Err(cause) => return refuse(&client, &front.counts, cause),
-    };
+    let mut told = None;
+    if is_named {
+        // Rare, so that every other connection need not have room for it.
+        let Ok(Ok(header)) = Box::pin(timeout(limits.header, read_header(&mut client, &mut first))).await else {
+            return refuse(&client, &counted, Cause::Header);
+        };
+        told = Some(header);
+    }
     let source = match told {
-        Told::Addresses { client, server: _ } => client.ip().to_canonical(),
-        Told::Nothing => peer.ip(),
+        Some(Told::Addresses { client, server: _ }) => client.ip().to_canonical(),
+        Some(Told::Nothing) | None => peer.ip(),
     };
-    let Some((mut server, _load)) = reach(&front, &behind, source, limits).await else {
-        return refuse(&client, &front.counts, Cause::NoReplica);
+    let Some(Reached { mut server, send, load: _load }) = reach(&front, source, &counted, limits).await else {
+        return refuse(&client, &counted, Cause::NoReplica);
     };
-    if let Some(version) = behind.door.headers.send {
+    if let Some(version) = send {
+        let Ok(told) = told.map_or_else(|| addresses(&client, peer), Ok) else {
+            return refuse(&client, &counted, Cause::Reset);
+        };
         // It fits any send buffer; who resets at once will be met again by the relay.
         if server.write_all(&header::write(version, told)).await.is_err() {
-            return refuse(&client, &front.counts, Cause::Reset);
+            return refuse(&client, &counted, Cause::Reset);
         }
     }
-    drop(behind);
-    if let Err(cause) = relay(client, server, first, limits, &front.counts).await {
-        front.counts.fail(cause);
+    if let Err(cause) = relay(client, server, first, limits, &counted).await {
+        counted.fail(cause);
     }
 }
 
@@ -96,29 +104,13 @@ fn refuse(client: &TcpStream, counts: &Counts, cause: Cause) {
     let _ = client.set_zero_linger();
 }
 
-/// Who the client is, by its address or by the header of a named peer; what has been read behind the header goes to `first`.
-async fn told(
-    client: &mut TcpStream,
-    peer: SocketAddr,
-    headers: &ProxyMode,
-    limits: &Limits,
-    first: &mut Vec<u8>,
-) -> Result<Told, Cause> {
-    let ProxyMode { send, accept_from } = headers;
-    if accept_from.iter().any(|prefix| prefix.contains(&peer.ip())) {
-        // Rare, so that every other connection need not have room for it.
-        return Box::pin(timeout(limits.header, read_header(client, first)))
-            .await
-            .unwrap_or(Err(io::ErrorKind::TimedOut.into()))
-            .map_err(|_| Cause::Header);
-    }
-    if send.is_none() {
-        return Ok(Told::Nothing);
-    }
-    let server = client.local_addr().map_err(|_| Cause::Reset)?;
+/// Who the client is, by its own connection.
+fn addresses(client: &TcpStream, peer: SocketAddr) -> io::Result<Told> {
+    let server = client.local_addr()?;
     Ok(Told::Addresses { client: peer, server: SocketAddr::new(server.ip().to_canonical(), server.port()) })
 }
 
+/// Reads the header of a named peer; what has been read behind it goes to `first`.
 async fn read_header(client: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<Told> {
     let mut bytes = Vec::with_capacity(256);
     loop {
@@ -137,21 +129,40 @@ async fn read_header(client: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<
     }
 }
 
-/// Connects to a replica, and to another one if that fails.
-async fn reach(front: &Front, behind: &Behind, source: IpAddr, limits: &Limits) -> Option<(TcpStream, Loaded)> {
-    let mut tried = [usize::MAX; TRIES_MAX];
-    for number in 0..TRIES_MAX {
-        let index = spread::choose(&behind.door, &behind.loads, &front.turn, source, &tried[..number])?;
-        tried[number] = index;
-        let (target, load) = (behind.door.targets.get(index)?, behind.loads.get(index)?);
+/// A connection to a replica.
+struct Reached {
+    server: TcpStream,
+    /// The version of the header that it wants.
+    send: Option<ProxyProtocol>,
+    load: Loaded,
+}
+
+/// Connects to a replica, and to another one if that fails. What lies behind the door is looked up for each try: a replica that
+/// has been drained meanwhile gets nothing any more, its address may be another container's.
+async fn reach(front: &Front, source: IpAddr, counts: &Counts, limits: &Limits) -> Option<Reached> {
+    let mut failed: Vec<EndpointId> = Vec::new();
+    while failed.len() < TRIES_MAX {
+        let behind = front.behind();
+        let targets = &behind.door.targets;
+        let tried: Vec<usize> =
+            failed.iter().filter_map(|id| targets.iter().position(|target| target.id == *id)).collect();
+        let index = spread::choose(&behind.door, &behind.loads, &front.turn, source, &tried)?;
+        let (target, load) = (targets.get(index)?, behind.loads.get(index)?);
         let load = Loaded::new(load);
         match connect(target, source, limits.connect).await {
-            Ok(server) => return Some((server, load)),
+            Ok(server) => {
+                let now = front.behind();
+                if Arc::ptr_eq(&now, &behind) || now.leads_to(target) {
+                    return Some(Reached { server, send: now.door.headers.send, load });
+                }
+                debug!("the replica {} of {} was taken out while it was connected to", target.id, behind.door.service);
+            }
             Err(error) => {
-                front.counts.fail(Cause::Connect);
+                counts.fail(Cause::Connect);
                 debug!("the replica {} of {} is not reached: {error}", target.id, behind.door.service);
             }
         }
+        failed.push(target.id);
     }
     None
 }
@@ -183,14 +194,5 @@ impl Loaded {
 impl Drop for Loaded {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Counts the end of a connection, however it ends.
-struct Ended<'a>(&'a Counts);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.end();
     }
 }

@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -51,14 +52,6 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn accept(&self) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn end(&self) {
-        self.ended.fetch_add(1, Ordering::Relaxed);
-    }
-
     pub(super) fn fail(&self, cause: Cause) {
         self.failures[cause as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -79,6 +72,33 @@ impl Counts {
             bytes_to_clients: read(&self.to_clients),
             failures: Cause::ALL.into_iter().map(|cause| (cause, read(&self.failures[cause as usize]))).collect(),
         }
+    }
+}
+
+/// A connection or a flow of datagrams that is counted as open while this lives, however it ends. It stays with the counters that
+/// it began with.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<Counts>);
+
+impl Counted {
+    /// Counts its beginning.
+    pub(super) fn begin(counts: &Arc<Counts>) -> Self {
+        counts.accepted.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counts))
+    }
+}
+
+impl Deref for Counted {
+    type Target = Counts;
+
+    fn deref(&self) -> &Counts {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{sync::Semaphore, task::AbortHandle};
 use tracing::warn;
 
 use super::{
-    Door, Handed, Limits, Place, PortCount, Table, connection,
+    Door, Handed, Limits, Place, PortCount, Spread, Table, Target, connection,
     counters::{Counters, Counts},
     datagrams, handover, listener,
     spread::{Load, Turn},
@@ -39,7 +39,7 @@ const CLOSE_MAX: Duration = Duration::from_millis(200);
 pub struct Applied {
     /// Those that cannot be opened.
     pub troubles: Vec<Trouble>,
-    /// Whether another look may find something else although the table stays: a door that is not open, a device that may go.
+    /// Whether another look finds nothing else while the table stays: every door is open, and none is at a device, which may go.
     pub is_settled: bool,
 }
 
@@ -72,7 +72,6 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Front {
     pub(super) turn: Turn,
-    pub(super) counts: Arc<Counts>,
     behind: RwLock<Arc<Behind>>,
 }
 
@@ -81,11 +80,33 @@ pub(super) struct Front {
 pub(super) struct Behind {
     pub(super) door: Door,
     pub(super) loads: Vec<Load>,
+    /// Of the door's service: a place may pass from one service to another without being closed.
+    pub(super) counts: Arc<Counts>,
 }
 
 impl Front {
+    /// What lies behind the door by the newest table; whoever has waited asks again.
     pub(super) fn behind(&self) -> Arc<Behind> {
         Arc::clone(&self.behind.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn put_behind(&self, behind: Arc<Behind>) {
+        *self.behind.write().unwrap_or_else(PoisonError::into_inner) = behind;
+    }
+
+    /// Leads to nobody from here on, not even who has been accepted already and has no replica yet.
+    fn lead_nowhere(&self) {
+        let was = self.behind();
+        let door = Door { targets: vec![], spread: Spread::InTurn([].into()), ..was.door.clone() };
+        self.put_behind(Arc::new(Behind { door, loads: vec![], counts: Arc::clone(&was.counts) }));
+    }
+}
+
+impl Behind {
+    /// Whether a replica still lies here, at the same addresses and port.
+    pub(super) fn leads_to(&self, target: &Target) -> bool {
+        let Target { id, addresses, port, weight: _ } = target;
+        self.door.targets.iter().any(|has| (has.id, has.port) == (*id, *port) && has.addresses == *addresses)
     }
 }
 
@@ -106,6 +127,9 @@ struct Open {
 
 /// Closes doors and waits until their sockets are closed, so that their places can be opened again at once.
 fn close(doors: Vec<Open>) {
+    for open in &doors {
+        open.front.lead_nowhere();
+    }
     let tasks: Vec<AbortHandle> = doors.into_iter().flat_map(|open| open.tasks).collect();
     for task in &tasks {
         task.abort();
@@ -168,10 +192,11 @@ impl Proxy {
             };
             let behind = Arc::new(Behind {
                 loads: door.targets.iter().map(|target| load(target.id)).collect(),
+                counts: self.counters.of((door.service.clone(), format!("{}/{}", place.port, place.protocol))),
                 door: door.clone(),
             });
             if let Some(open) = open.get(&place) {
-                *open.front.behind.write().unwrap_or_else(PoisonError::into_inner) = behind;
+                open.front.put_behind(behind);
                 continue;
             }
             match self.open(behind, handed) {
@@ -195,19 +220,22 @@ impl Proxy {
 
     fn open(&self, behind: Arc<Behind>, handed: &mut Handed) -> io::Result<Open> {
         let place = behind.door.place;
-        let key = (behind.door.service.clone(), format!("{}/{}", place.port, place.protocol));
-        let front =
-            Arc::new(Front { turn: Turn::default(), counts: self.counters.of(key), behind: RwLock::new(behind) });
+        let front = Arc::new(Front { turn: Turn::default(), behind: RwLock::new(behind) });
         let mut bound = None;
         let tasks = match place.protocol {
             L4::Tcp => {
-                let handed = handed.take(place).filter(|listener| listener::is_bound(listener, place));
-                let listener = if let Some(listener) = handed {
-                    listener
-                } else {
-                    let listener = listener::listen_at(place)?;
-                    handover::keep(place, &listener);
-                    listener
+                let listener = match handed.take(place) {
+                    Some(listener) if listener::is_bound(&listener, place) => listener,
+                    stale => {
+                        if stale.is_some() {
+                            // Otherwise the service manager would keep it beside the new one, by the same name.
+                            handover::forget(&place.to_string());
+                            drop(stale);
+                        }
+                        let listener = listener::listen_at(place)?;
+                        handover::keep(place, &listener);
+                        listener
+                    }
                 };
                 let tasks = self.accept_everywhere(&listener, &front)?;
                 bound = matches!(place.bind, Bind::Device(_)).then_some(listener);

@@ -155,7 +155,11 @@ pub(crate) fn everything() -> Ruleset {
         (
             ChainName::NatPostrouting,
             [
-                ["169.254.1.1", "fe80::1"].map(|gateway| Rule::TranslateHairpin(gateway.parse().unwrap())).to_vec(),
+                ["169.254.1.1", "fd77:6566::1:1"]
+                    .map(|own| own.parse().unwrap())
+                    .into_iter()
+                    .flat_map(|own| [Rule::TranslateHairpin(own), Rule::TranslatePeer(own)])
+                    .collect(),
                 both(Rule::KeepWithin),
                 both(Rule::Masquerade),
             ]

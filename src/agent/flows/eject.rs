@@ -60,11 +60,22 @@ pub(in crate::agent) async fn eject_failing(
                     Ok(()) => return,
                     Err(error) => warn!("{error}; trying again"),
                 }
+                let Some(member) = member.upgrade() else { return };
+                forget_ejections(&member.judgements);
             }
             Err(error) => warn!("replicas that fail connections are not noticed: {error}; trying again"),
         }
         sleep(RETRY).await;
     }
+}
+
+/// Takes back all ejections: whoever would end them has ended, and the next one may be long in coming.
+fn forget_ejections(judgements: &watch::Sender<Judgement>) {
+    judgements.send_if_modified(|judgement| {
+        let is_changed = !judgement.ejected.is_empty();
+        judgement.ejected.clear();
+        is_changed
+    });
 }
 
 struct Watcher {
@@ -256,5 +267,22 @@ impl Watcher {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ejections_end_with_the_watcher_that_failed() {
+        let silent = BTreeSet::from([NodeId::new(3).unwrap()]);
+        let ejected = BTreeSet::from([EndpointId(1), EndpointId(2)]);
+        let (sender, mut judgements) = watch::channel(Judgement { silent: silent.clone(), ejected });
+        forget_ejections(&sender);
+        assert!(judgements.has_changed().unwrap());
+        assert_eq!(*judgements.borrow_and_update(), Judgement { silent, ejected: BTreeSet::new() });
+        forget_ejections(&sender);
+        assert!(!judgements.has_changed().unwrap(), "nobody is woken for nothing");
     }
 }

@@ -26,6 +26,7 @@ pub(in crate::agent) async fn keep(mut work: Work) {
         began: Instant::now(),
         peers: Peers::default(),
         nodes: BTreeMap::new(),
+        asked: Vec::new(),
         socket: None,
         trouble: None,
     };
@@ -84,6 +85,8 @@ struct Listening {
     peers: Peers,
     /// The peers by the address at which they are asked.
     nodes: BTreeMap<Ipv4Addr, NodeId>,
+    /// The peers that echoes were sent to in the last turn.
+    asked: Vec<NodeId>,
     /// Opened when it is needed, and again when its device has gone.
     socket: Option<Box<dyn Echoes>>,
     /// Why there is no socket.
@@ -126,22 +129,42 @@ impl Listening {
                 }
             }
         }
+        self.ask();
+    }
+
+    /// The echoes of one turn.
+    fn ask(&mut self) {
         let now = self.began.elapsed();
+        self.asked.clear();
         let mut broken = None;
         for node in self.peers.turn(now) {
             let sent = match (&self.socket, address(node)) {
                 (Some(socket), Some(address)) => socket.send(address, stamp(now)),
                 _ => Err(io::ErrorKind::NotConnected.into()),
             };
-            if let Err(error) = sent {
-                self.peers.not_sent(node);
-                broken = Some(error);
+            match sent {
+                Ok(()) => self.asked.push(node),
+                Err(error) => {
+                    self.peers.not_sent(node);
+                    broken = Some(error);
+                }
             }
         }
         if let Some(error) = broken {
             debug!("an echo could not be sent: {error}");
-            // Whatever it is, a new socket has seen none of it.
-            self.socket = None;
+            // What stands in the way of one peer alone is no fault of the socket, at which the answers of all others arrive.
+            if self.asked.is_empty() {
+                self.drop_socket();
+            }
+        }
+    }
+
+    /// A new socket has seen nothing of what is wrong with this one. It gets none of its answers either, so what was under way says
+    /// nothing about the peers.
+    fn drop_socket(&mut self) {
+        self.socket = None;
+        for node in std::mem::take(&mut self.asked) {
+            self.peers.not_sent(node);
         }
     }
 
@@ -150,7 +173,7 @@ impl Listening {
             Ok(answers) => answers,
             Err(error) => {
                 debug!("no answers can be read: {error}");
-                self.socket = None;
+                self.drop_socket();
                 return;
             }
         };
@@ -199,5 +222,90 @@ fn tell(work: &Work, before: &BTreeSet<NodeId>, after: &BTreeSet<NodeId>) {
     }
     for id in before.difference(after) {
         info!(node = %name(id), "it answers over the tunnel again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// A socket that cannot send to some, and whose peers all answer at once.
+    #[derive(Clone, Default)]
+    struct Socket {
+        unreachable: Arc<Mutex<BTreeSet<Ipv4Addr>>>,
+        answers: Arc<Mutex<Vec<Echo>>>,
+    }
+
+    #[async_trait]
+    impl Echoes for Socket {
+        fn send(&self, to: Ipv4Addr, stamp: u64) -> io::Result<()> {
+            if self.unreachable.lock().unwrap().contains(&to) {
+                return Err(io::ErrorKind::HostUnreachable.into());
+            }
+            self.answers.lock().unwrap().push(Echo { from: to, stamp });
+            Ok(())
+        }
+
+        async fn answers(&self) -> io::Result<Vec<Echo>> {
+            self.answers_now()
+        }
+
+        fn answers_now(&self) -> io::Result<Vec<Echo>> {
+            Ok(std::mem::take(&mut *self.answers.lock().unwrap()))
+        }
+    }
+
+    fn listening(socket: &Socket) -> Listening {
+        let nodes: BTreeSet<NodeId> = (2..=4).map(|number| NodeId::new(number).unwrap()).collect();
+        let mut peers = Peers::default();
+        peers.watch(&nodes);
+        Listening {
+            began: Instant::now(),
+            peers,
+            nodes: nodes.into_iter().map(|node| (address(node).unwrap(), node)).collect(),
+            asked: Vec::new(),
+            socket: Some(Box::new(socket.clone())),
+            trouble: None,
+        }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_sent_to_takes_no_other_peers_answers_along() {
+        let socket = Socket::default();
+        let mut listening = listening(&socket);
+        socket.unreachable.lock().unwrap().extend(listening.nodes.keys().next());
+        for turn in 0..10 {
+            listening.ask();
+            assert!(listening.socket.is_some(), "turn {turn}");
+            listening.hear(socket.answers_now());
+            assert_eq!(listening.peers.silent(), BTreeSet::new(), "turn {turn}");
+        }
+        let answered = listening.peers.reports().into_values().filter(|peer| peer.round_trip.is_some()).count();
+        assert_eq!(answered, 2);
+    }
+
+    #[test]
+    fn a_socket_that_is_dropped_speaks_against_nobody() {
+        let socket = Socket::default();
+        let mut listening = listening(&socket);
+        listening.ask();
+        listening.hear(socket.answers_now());
+        for turn in 0..10 {
+            listening.ask();
+            listening.hear(Err(io::ErrorKind::NotConnected.into()));
+            assert!(listening.socket.is_none(), "turn {turn}");
+            listening.socket = Some(Box::new(socket.clone()));
+        }
+        socket.unreachable.lock().unwrap().extend(listening.nodes.keys());
+        for turn in 0..10 {
+            listening.ask();
+            assert!(listening.socket.is_none(), "turn {turn}");
+            listening.socket = Some(Box::new(socket.clone()));
+        }
+        assert_eq!(listening.peers.silent(), BTreeSet::new());
     }
 }

@@ -16,12 +16,11 @@ use super::{Member, lookup};
 use crate::{
     agent::{
         configuration::{Fresh, put, read, store_refusal},
-        report::CONFIRM_WAIT,
         views,
     },
     api::{
         Refusal,
-        wire::{DrainReply, DrainRequest, DrainView, DrainingReplica, Span},
+        wire::{CONFIRM_WAIT, DrainReply, DrainRequest, DrainView, DrainingReplica, Span},
     },
     mesh,
     model::{Cluster, Draining, Endpoint, EndpointId, EndpointState, NodeId, Service},

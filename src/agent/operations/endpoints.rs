@@ -40,14 +40,14 @@ pub(super) fn inspect(member: &Member, text: &str) -> Result<EndpointView, Refus
 /// record, so that every node stops sending to it; then the link. Answered when the link is gone and the address is free.
 pub(super) async fn detach(member: &Arc<Member>, text: &str, request: DetachRequest) -> Result<DrainReply, Refusal> {
     let patience = (!request.force).then_some(Patience::Connections(None));
-    let (id, reply, revision) = withdraw_own(member, text, patience).await?;
-    let Some(revision) = revision else { return Ok(reply) };
+    let (endpoint, reply) = drain_own(member, text, patience).await?;
+    let Some(revision) = withdraw_own(member, &endpoint).await? else { return Ok(reply) };
     member.cluster_at(revision).await;
     let Some(pass) = member.reconciler.pass_with(revision.0).await else {
         return Err(Refusal::unavailable("the record is deleted, but the kernel was not brought up to date in time")
             .with_hint("the agent goes on trying; see `weft status`"));
     };
-    match failure_of(&pass, id) {
+    match failure_of(&pass, endpoint.id) {
         Some(failure) => Err(Refusal::internal(failure)),
         None => Ok(reply),
     }
@@ -56,20 +56,20 @@ pub(super) async fn detach(member: &Arc<Member>, text: &str, request: DetachRequ
 /// The same for an endpoint whose namespace is about to end. Removing a pair takes the kernel some 25 ms, for which nobody
 /// who lets the namespace go has to wait.
 pub(super) async fn release(member: &Arc<Member>, text: &str) -> Result<DrainReply, Refusal> {
-    // Said before the record goes, for the pass that follows may be faster than this answer.
     let cluster = lookup::cluster(member)?;
     if let Ok(endpoint) = lookup::endpoint(&cluster, text) {
         member.reconciler.let_go(endpoint.id);
     }
-    withdraw_own(member, text, Some(Patience::Nodes)).await.map(|(_, reply, _)| reply)
+    let (endpoint, reply) = drain_own(member, text, Some(Patience::Nodes)).await?;
+    // Said again, for draining takes longer than that lasts; and before the record goes, for the pass that follows may be faster
+    // than this answer.
+    member.reconciler.let_go(endpoint.id);
+    withdraw_own(member, &endpoint).await?;
+    Ok(reply)
 }
 
-/// Drains an endpoint of this node, unless nothing is to be waited for, and deletes its record; no revision if that was gone already.
-async fn withdraw_own(
-    member: &Member,
-    text: &str,
-    patience: Option<Patience>,
-) -> Result<(EndpointId, DrainReply, Option<Revision>), Refusal> {
+/// Finds an endpoint of this node, and drains it unless nothing is to be waited for.
+async fn drain_own(member: &Member, text: &str, patience: Option<Patience>) -> Result<(Endpoint, DrainReply), Refusal> {
     // Read anew: what was attached a moment ago by another client may not have come round yet.
     let fresh = read(&*member.store).await?;
     let endpoint = lookup::endpoint(&fresh.cluster, text)?.clone();
@@ -86,9 +86,14 @@ async fn withdraw_own(
             DrainReply::default()
         }
     };
-    let withdrawn = withdraw(member, &endpoint).await?;
+    Ok((endpoint, reply))
+}
+
+/// Deletes the record of an endpoint of this node; no revision if it was gone already.
+async fn withdraw_own(member: &Member, endpoint: &Endpoint) -> Result<Option<Revision>, Refusal> {
+    let withdrawn = withdraw(member, endpoint).await?;
     member.reconciler.forget(endpoint.id);
-    Ok((endpoint.id, reply, withdrawn))
+    Ok(withdrawn)
 }
 
 /// Deletes an endpoint's record; nothing if it was gone already. Only the record of this very endpoint: its address

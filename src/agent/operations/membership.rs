@@ -184,16 +184,23 @@ pub(super) fn remove_store(dir: &Path) {
 fn refuse_while_needed(member: &Member) -> Result<(), Refusal> {
     let cluster = lookup::cluster(member)?;
     let endpoints = lookup::listed(cluster.endpoints_on(member.me()).map(|endpoint| &endpoint.name));
-    if !endpoints.is_empty() {
-        return Err(Refusal::conflict(format!("this node has endpoints: {endpoints}"))
-            .with_hint("detach them first, or say --force"));
-    }
     let others = lookup::listed(cluster.nodes.values().filter(|node| node.id != member.me()).map(|node| &node.name));
-    if member.identity.store == StoreUrl::Embedded && !others.is_empty() {
-        return Err(Refusal::conflict(format!("this node holds the store that {others} use"))
-            .with_hint("let the other nodes leave first, or say --force"));
+    let holds_store = member.identity.store == StoreUrl::Embedded && !others.is_empty();
+    // The store first: --force is said against all reasons at once, and this one cannot be undone.
+    match (holds_store, endpoints.is_empty()) {
+        (true, is_empty) => {
+            let besides = if is_empty { String::new() } else { format!("; it has endpoints, too: {endpoints}") };
+            Err(Refusal::conflict(format!(
+                "this node holds the only store of the cluster, which {others} need{besides}"
+            ))
+            .with_hint(
+                "let the other nodes leave first; --force deletes the store, and they cannot be changed ever after",
+            ))
+        }
+        (false, false) => Err(Refusal::conflict(format!("this node has endpoints: {endpoints}"))
+            .with_hint("detach them first, or say --force")),
+        (false, true) => Ok(()),
     }
-    Ok(())
 }
 
 async fn withdraw(member: &Member) -> Result<(), Refusal> {

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Span;
 
+/// How long live nodes may take to confirm a drain before it goes on without them. An agent that has died meanwhile may come
+/// back and confirm, or its lease (10 s) ends; what is alive after that and still silent does not work.
+pub const CONFIRM_WAIT: Duration = Duration::from_secs(15);
+
 /// `POST /v1/endpoints/{endpoint}/drain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

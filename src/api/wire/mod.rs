@@ -24,7 +24,7 @@ pub use cluster::{
     ClusterView, DataPlaneView, DownReply, ErrorBody, InitReply, InitRequest, JoinReply, JoinRequest, LeaveRequest,
     Membership, ReconcileView, StatusView, StoreState, StoreView, TokenView, UnreadableView,
 };
-pub use drain::{DetachRequest, DrainReply, DrainRequest, DrainView, DrainingReplica};
+pub use drain::{CONFIRM_WAIT, DetachRequest, DrainReply, DrainRequest, DrainView, DrainingReplica};
 pub use endpoint::{AttachReply, AttachRequest, DEFAULT_IFNAME, EndpointState, EndpointView, NetnsTarget};
 pub use health::{HealthRequest, HealthView, Probe, StatusRange};
 pub use network::{BlockView, NetworkCreateReply, NetworkCreateRequest, NetworkView, SubnetView};

@@ -6,7 +6,6 @@ use std::{
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    address::AddressScope,
     link::{
         AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask,
         LinkFlags, LinkInfo, LinkMessage,
@@ -320,9 +319,8 @@ impl Rtnetlink {
             let key = Sysctl(format!("net/ipv6/conf/{VTEP_LINK}/disable_ipv6"));
             sysctl::write(&key, "0").map_err(|error| error.to_string())?;
         }
-        let mut message = address_on(device.index, wanted.address);
-        // Of link scope, so that no packet to elsewhere takes it for its source.
-        message.header.scope = AddressScope::Link;
+        // Of global scope, though it is link-local: a host without another IPv4 address speaks to containers from this one.
+        let message = address_on(device.index, wanted.address);
         let messages = [Some(message), wanted.address6.map(|address| address_on(device.index, address.into()))];
         for message in messages.into_iter().flatten() {
             let add = RouteNetlinkMessage::NewAddress(message);

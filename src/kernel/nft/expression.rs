@@ -267,6 +267,14 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             code.look_up(SetName::Hairpin(family), None);
             code.translate_source(address);
         }
+        Rule::TranslatePeer(address) => {
+            code.link(Meta::OutputName, Compare::Equal, Link::Tunnel);
+            code.address_in(Family::of(address), Side::Source, SetName::Peers(Family::of(address)));
+            code.conntrack(Conntrack::Status, None);
+            code.mask(STATUS_DNAT);
+            code.compare(Compare::NotEqual, &0_u32.to_ne_bytes());
+            code.translate_source(address);
+        }
         Rule::ClearMark(mask) => {
             code.meta(Meta::Mark);
             code.mask(mask);

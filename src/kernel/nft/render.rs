@@ -198,6 +198,14 @@ fn statement(rule: Rule) -> String {
             let header = header(family);
             format!("{header} saddr . {header} daddr @{} snat {header} to {address}", SetName::Hairpin(family))
         }
+        Rule::TranslatePeer(address) => {
+            let family = Family::of(address);
+            format!(
+                "oifname \"{VTEP_LINK}\" {0} saddr @{1} ct status & dnat != 0 snat {0} to {address}",
+                header(family),
+                SetName::Peers(family)
+            )
+        }
         Rule::Masquerade(family) => format!("{} saddr @{} masquerade", header(family), SetName::Networks(family)),
         Rule::Foreign(handle) => format!("# foreign rule with handle {handle}"),
     }

@@ -3,7 +3,7 @@ use std::num::NonZeroU16;
 use super::*;
 use crate::model::{
     Availability, ClusterId, ClusterSettings, Endpoint, EndpointId, EndpointState, FlowStage, Name, NetnsRef, Network,
-    NetworkId, Node, NodeId, ProxyMode, PublishedPort, Service, Subnet,
+    NetworkId, Node, NodeId, PortMode, ProxyMode, PublishedPort, Service, Subnet,
 };
 
 fn name(text: &str) -> Name {
@@ -32,8 +32,8 @@ fn replica(number: u64, service: Option<u16>, state: EndpointState) -> Endpoint 
     }
 }
 
-/// Network 10.9.0.0/16 and `fd00:9::/64`; service 1 with VIPs, 80/tcp and 53/udp, and a proxied 54/udp; service 2 with 90/udp;
-/// endpoint 2 is ready, 3 draining, both of service 1; 4 is of service 2, and 5 of none.
+/// Network 10.9.0.0/16 and `fd00:9::/64`; service 1 with VIPs, 80/tcp and 53/udp, a proxied 54/udp, and in UDP 56, 57, 58 and 59
+/// bound to an address here, a device, loopback and an address of the other node; service 2 with 90/udp; endpoint 2 is ready, 3 draining, both of service 1; 4 is of service 2, and 5 of none.
 fn cluster() -> Cluster {
     let mut cluster = Cluster::empty(ClusterSettings { id: ClusterId(7), vxlan_port: 7789, vni: 7789, pools: vec![] });
     let network = NetworkId::new(1).unwrap();
@@ -47,7 +47,16 @@ fn cluster() -> Cluster {
         cluster.services.insert(id, Service::new(id, name(&format!("service-{number}")), network, vips, ports));
     }
     let proxied = PublishedPort { mode: PortMode::Proxy(ProxyMode::default()), ..port(54, L4::Udp) };
-    cluster.services.values_mut().next().unwrap().ports.push(proxied);
+    let bound = |published, bind| PublishedPort { bind, ..port(published, L4::Udp) };
+    let at = |address: &str| Bind::Address(address.parse().unwrap());
+    let first = cluster.services.values_mut().next().unwrap();
+    first.ports.extend([
+        proxied,
+        bound(56, at("192.0.2.1")),
+        bound(57, Bind::Device("eth0".parse().unwrap())),
+        bound(58, at("127.0.0.1")),
+        bound(59, at("192.0.2.2")),
+    ]);
     for (number, underlay) in [(1, "192.0.2.1"), (2, "192.0.2.2")] {
         let id = NodeId::new(number).unwrap();
         let node = Node {
@@ -116,6 +125,17 @@ fn each_connection_is_judged_by_where_it_leads() {
         ("TCP before its port was published", tcp, client, "192.0.2.1:53", "192.0.2.1:53", false),
         ("before its VIP was given", udp, "10.9.0.5:1", "10.9.240.2:9", "10.9.240.2:9", true),
         ("container to container", udp, "10.9.0.5:1", "10.9.0.2:53", "10.9.0.2:53", false),
+        ("at its port's own address", udp, client, "192.0.2.1:56", "192.0.2.1:56", true),
+        ("at another address here", udp, "[2001:db8::7]:1", "[2001:db8::1]:56", "[2001:db8::1]:56", false),
+        ("at a device, nobody knows which", udp, client, "192.0.2.1:57", "192.0.2.1:57", false),
+        ("bound to loopback", udp, "127.0.0.1:1", "127.0.0.1:58", "127.0.0.1:58", false),
+        ("beside what is bound to loopback", udp, client, "192.0.2.1:58", "192.0.2.1:58", false),
+        ("at a peer's address, from a container", udp, "10.9.0.5:1", "192.0.2.2:59", "192.0.2.2:59", true),
+        ("at a peer's address, passing by", udp, client, "192.0.2.2:59", "192.0.2.2:59", false),
+        ("an address for another service, bound", udp, client, "192.0.2.1:56", "10.9.0.4:8080", true),
+        ("to its own service, bound", udp, client, "192.0.2.1:56", "10.9.0.2:8080", false),
+        ("the same by a device", udp, client, "192.0.2.1:57", "10.9.0.4:8080", true),
+        ("by somebody else beside it", udp, client, "192.0.2.9:56", "10.9.0.4:8080", false),
     ] {
         let flow = flow(protocol, client, asked, replica);
         assert_eq!(stale.contains(&flow, &local()), is_stale, "{what}: {flow:?}");

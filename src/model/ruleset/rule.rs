@@ -196,6 +196,10 @@ pub enum Rule {
     /// `ip saddr . ip daddr @hairpin4 snat ip to ADDRESS`, ahead of the next: a replica that calls itself by a published port
     /// or a VIP would answer itself directly, past the translation.
     TranslateHairpin(IpAddr),
+    /// `oifname "weft.vx" ip saddr @peers4 ct status & dnat != 0 snat ip to ADDRESS`: another node, or a container behind it, that asks
+    /// this one at an address or device where its own mesh does not answer. Its own replica may be chosen, and no host takes a packet
+    /// with its own source address out of a tunnel.
+    TranslatePeer(IpAddr),
     /// `ip saddr . ip daddr @within4 accept`, ahead of the masquerade.
     KeepWithin(Family),
     /// `ip saddr @networks4 masquerade`: towards the outside a container speaks with its node's address.
@@ -238,6 +242,7 @@ impl Rule {
             }
             Self::RefuseInternalOut(family) => [Some(SetName::Internal(family)), None],
             Self::TranslateHairpin(address) => [Some(SetName::Hairpin(Family::of(address))), None],
+            Self::TranslatePeer(address) => [Some(SetName::Peers(Family::of(address))), None],
             Self::TunnelFromStranger
             | Self::EnterFromUnderlay(_)
             | Self::EnterFromTunnel
@@ -291,6 +296,7 @@ impl Rule {
             | Self::RememberVip { .. }
             | Self::ClampMss(..)
             | Self::TranslateHairpin(_)
+            | Self::TranslatePeer(_)
             | Self::BalancePort { .. }
             | Self::BalanceVip { .. }
             | Self::RefuseTcp

@@ -23,7 +23,6 @@ pub(super) const DIRECTION: &[(&str, &[&str], &str)] = &[
     ("names", &["model", "mesh"], PURE),
     ("plan", &["model"], PURE),
     ("kernel", &["model", "plan"], EDGE),
-    ("tunnel", &["model"], EDGE),
     ("store", &["model"], EDGE),
     ("peer", &["model"], EDGE),
     (
@@ -37,8 +36,8 @@ pub(super) const DIRECTION: &[(&str, &[&str], &str)] = &[
     (
         "agent",
         &[
-            "model", "ipam", "overlay", "mesh", "desired", "names", "plan", "kernel", "tunnel", "store", "peer", "dns",
-            "proxy", "probe", "api",
+            "model", "ipam", "overlay", "mesh", "desired", "names", "plan", "kernel", "store", "peer", "dns", "proxy",
+            "probe", "api",
         ],
         "the agent wires everything, and nothing that it wires is a command line",
     ),
@@ -54,6 +53,7 @@ const SERDE: &str = "bytes for others are versioned on purpose, in records, on t
 pub(super) const OWNED_CRATES: &[(&str, &[&str], &str)] = &[
     ("rtnetlink", &["src/kernel/"], ONE_HOME),
     ("netlink_*", &["src/kernel/"], ONE_HOME),
+    ("socket2", &["src/kernel/"], ONE_HOME),
     ("domain", &["src/dns/"], ONE_HOME),
     ("ppp", &["src/proxy/"], ONE_HOME),
     ("listenfd", &["src/proxy/"], ONE_HOME),
@@ -66,7 +66,6 @@ pub(super) const OWNED_CRATES: &[(&str, &[&str], &str)] = &[
     ("prometheus", &["src/agent/metrics"], ONE_HOME),
     ("clap*", &["src/cli/", "src/main.rs"], ONE_HOME),
     ("comfy_table", &["src/cli/"], ONE_HOME),
-    ("hashring", &["src/ipam/"], ONE_HOME),
     // The identity is the node's own file of a few fields, with a version of its own.
     ("serde", &["src/store/record", "src/api/", "src/agent/config", "src/agent/identity", "src/cli/output"], SERDE),
     (

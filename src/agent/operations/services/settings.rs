@@ -10,16 +10,6 @@ use crate::{
     model::{EndpointMode, HealthCheck, L4, Lb, PortMode, Service},
 };
 
-/// The longest time for an answer to a probe.
-const HEALTH_TIMEOUT_MAX: Duration = Duration::from_mins(1);
-/// The longest interval of probes: whoever wants a longer one wants none.
-const HEALTH_INTERVAL_MAX: Duration = Duration::from_hours(1);
-/// The longest that a draining replica is waited for.
-const DRAIN_MAX: Duration = Duration::from_hours(1);
-/// The shortest and the longest time that a client stays with a replica; every client is remembered so long on every node.
-const AFFINITY_MIN: Duration = Duration::from_secs(1);
-const AFFINITY_MAX: Duration = Duration::from_hours(24);
-
 /// `service` with the settings of a wish for a new one.
 pub(super) fn as_wished(service: Service, request: &ServiceCreateRequest) -> Result<Service, Refusal> {
     Ok(Service {
@@ -47,8 +37,8 @@ pub(super) fn changed(before: &Service, request: &ServiceUpdateRequest) -> Resul
 /// Refuses settings that cannot be, or have nothing to work on.
 pub(super) fn check(service: &Service) -> Result<(), Refusal> {
     let Service { name, ports, lb, affinity, endpoint_mode, health, drain, .. } = service;
+    let is_proxied = |mode: &PortMode| matches!(mode, PortMode::Proxy(_));
     if *lb == Lb::LeastConn {
-        let is_proxied = |mode: &PortMode| matches!(mode, PortMode::Proxy(_));
         if ports.is_empty() || !ports.iter().all(|port| is_proxied(&port.mode)) {
             return Err(Refusal::invalid(format!(
                 "{name} cannot be balanced by least-conn: the kernel does not compare replicas by their connections"
@@ -63,6 +53,13 @@ pub(super) fn check(service: &Service) -> Result<(), Refusal> {
             .with_hint("--affinity off, or another --lb"));
         }
     }
+    if affinity.is_some() && ports.iter().any(|port| is_proxied(&port.mode)) {
+        return Err(Refusal::invalid(format!(
+            "{name} cannot have an affinity and proxied ports: only the kernel remembers clients, and the agent carries \
+             the connections of these ports"
+        ))
+        .with_hint("--lb source keeps a client with its replica without one; or --affinity off, or mode=kernel"));
+    }
     if *endpoint_mode == EndpointMode::Dnsrr && ports.is_empty() && (affinity.is_some() || *lb != Lb::default()) {
         return Err(Refusal::invalid(format!(
             "{name} has nothing to balance: with dnsrr and without published ports, its clients choose a replica themselves"
@@ -70,15 +67,15 @@ pub(super) fn check(service: &Service) -> Result<(), Refusal> {
         .with_hint("--lb rr and --affinity off, or publish a port"));
     }
     if let Some(affinity) = affinity {
-        within("affinity", *affinity, AFFINITY_MIN, AFFINITY_MAX)?;
+        within("affinity", *affinity, Service::AFFINITY_MIN, Service::AFFINITY_MAX)?;
     }
-    within("drain time", *drain, Duration::ZERO, DRAIN_MAX)?;
+    within("drain time", *drain, Duration::ZERO, Service::DRAIN_MAX)?;
     health.as_ref().map_or(Ok(()), |health| check_health(service, health))
 }
 
 fn check_health(service: &Service, health: &HealthCheck) -> Result<(), Refusal> {
-    within("interval of health checks", health.interval, HealthCheck::INTERVAL_MIN, HEALTH_INTERVAL_MAX)?;
-    within("timeout of health checks", health.timeout, Duration::from_millis(1), HEALTH_TIMEOUT_MAX)?;
+    within("interval of health checks", health.interval, HealthCheck::INTERVAL_MIN, HealthCheck::INTERVAL_MAX)?;
+    within("timeout of health checks", health.timeout, Duration::from_millis(1), HealthCheck::TIMEOUT_MAX)?;
     if health.port.is_none() && !service.ports.iter().any(|port| port.protocol == L4::Tcp) {
         return Err(Refusal::invalid(format!(
             "the health check of {} does not know which port to ask: no TCP port is published",
@@ -168,6 +165,9 @@ mod tests {
             ("80:80", "lb=least-conn", "cannot be balanced by least-conn"),
             ("80:80,mode=proxy 81:80", "lb=least-conn", "cannot be balanced by least-conn"),
             (PROXY, "lb=least-conn affinity=10m", "both least-conn and an affinity"),
+            (PROXY, "affinity=10m", "an affinity and proxied ports"),
+            ("81:80 80:80,mode=proxy", "lb=random affinity=10m", "an affinity and proxied ports"),
+            (PROXY, "lb=source", ""),
             ("", "mode=dnsrr", ""),
             ("", "mode=dnsrr lb=random", "nothing to balance"),
             ("", "mode=dnsrr affinity=10m", "nothing to balance"),

@@ -147,6 +147,12 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A time of a record, which somebody else may have written: one that no command accepts shall neither be waited for nor take
+/// the service down.
+fn at_most(milliseconds: u64, most: Duration) -> Duration {
+    Duration::from_millis(milliseconds).min(most)
+}
+
 impl Record for ServiceRecord {
     type Model = Service;
 
@@ -166,10 +172,10 @@ impl Record for ServiceRecord {
             vips,
             ports: ports.into_iter().map(PortRecord::into_model).collect::<Result<_, _>>()?,
             lb: lb.map(|word| word.parse()).transpose()?.unwrap_or_default(),
-            affinity: affinity_ms.map(Duration::from_millis),
+            affinity: affinity_ms.map(|affinity| at_most(affinity, Service::AFFINITY_MAX)),
             endpoint_mode: endpoint_mode.map(|word| word.parse()).transpose()?.unwrap_or_default(),
             health: health.map(HealthRecord::into_model).transpose()?,
-            drain: drain_ms.map_or(Service::DRAIN_DEFAULT, Duration::from_millis),
+            drain: drain_ms.map_or(Service::DRAIN_DEFAULT, |drain| at_most(drain, Service::DRAIN_MAX)),
         })
     }
 }
@@ -218,10 +224,34 @@ impl HealthRecord {
         Ok(HealthCheck {
             probe: http_path.map_or(Probe::Tcp, |path| Probe::Http { path, status: first..=last }),
             port,
-            interval: Duration::from_millis(interval_ms),
-            timeout: Duration::from_millis(timeout_ms),
+            interval: at_most(interval_ms, HealthCheck::INTERVAL_MAX),
+            timeout: at_most(timeout_ms, HealthCheck::TIMEOUT_MAX),
             rise,
             fall,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_others_records_are_bounded() {
+        let service = |milliseconds: u64| {
+            let text = format!(
+                r#"{{"v":1,"id":1,"name":"web","network":1,"vips":[],"affinity_ms":{milliseconds},"drain_ms":{milliseconds},
+                "health":{{"interval_ms":{milliseconds},"timeout_ms":{milliseconds},"rise":1,"fall":1}}}}"#
+            );
+            serde_json::from_str::<ServiceRecord>(&text).unwrap().into_model().unwrap()
+        };
+        let times = |service: &Service| {
+            let health = service.health.as_ref().unwrap();
+            (service.affinity.unwrap(), service.drain, health.interval, health.timeout)
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(times(&service(1000)), (second, second, second, second));
+        let most = (Service::AFFINITY_MAX, Service::DRAIN_MAX, HealthCheck::INTERVAL_MAX, HealthCheck::TIMEOUT_MAX);
+        assert_eq!(times(&service(u64::MAX)), most);
     }
 }
