@@ -331,7 +331,7 @@ fn a_replica_reaches_itself() {
         ] {
             let (end, seen) = lone.run(move || call(to).unwrap_or_else(|error| panic!("to {to}: {error}")));
             assert_eq!(end, at(own[family], 8080), "to {to}");
-            assert_eq!(seen, ["169.254.1.1", "fe80::1"][family].parse::<IpAddr>().unwrap(), "to {to}");
+            assert_eq!(seen, ["169.254.1.1", "fd77:6566::1:1"][family].parse::<IpAddr>().unwrap(), "to {to}");
         }
         // Just in that case: another container is seen as itself.
         let (end, seen) = world.containers.run(move || call_tcp(at(vips[family], 8080)).unwrap());

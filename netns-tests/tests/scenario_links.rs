@@ -83,7 +83,11 @@ fn a_host_without_the_files_is_no_obstacle_and_its_own_files_stay_as_they_are() 
         let host = topology.host(0);
         host.weft_ok("network create blue --subnet 10.42.0.0/16")?;
         let (resolv, hosts) = (fs::read("/etc/resolv.conf")?, fs::read("/etc/hosts")?);
-        let mounts = || fs::read_to_string("/proc/self/mountinfo");
+        // Other tests' namespaces come and go meanwhile: each is a mount.
+        let mounts = || -> Result<Vec<String>> {
+            let all = fs::read_to_string("/proc/self/mountinfo")?;
+            Ok(all.lines().filter(|line| !line.contains(" /run/netns")).map(str::to_owned).collect())
+        };
         let before = mounts()?;
         for prepare in [
             "mount -t tmpfs none /etc",

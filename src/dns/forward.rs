@@ -2,11 +2,12 @@
 //! and options that nobody has thought of yet pass.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use domain::base::{Message, MessageBuilder, iana::Rcode};
@@ -39,9 +40,14 @@ const UNDER_WAY_EACH_MAX: usize = 128;
 /// TCP. Hardly any resolver sends longer ones (RFC 6891, 6.2.5), and each question under way holds room for one.
 const DATAGRAM_MAX: u16 = 4096;
 
+/// How long a resolver that did not answer is asked after the others.
+const DOUBT: Duration = Duration::from_secs(10);
+
 /// Asks the host's resolvers.
 pub(super) struct Forwarder {
     resolvers: Resolvers,
+    /// Those that have not answered lately, and since when: they are asked after the others.
+    doubtful: Mutex<BTreeMap<SocketAddr, Instant>>,
     under_way: Budget,
     tally: Arc<dyn Tally>,
 }
@@ -50,6 +56,7 @@ impl Forwarder {
     pub(super) fn new(resolv_conf: PathBuf, tally: Arc<dyn Tally>) -> Self {
         Self {
             resolvers: Resolvers::new(resolv_conf),
+            doubtful: Mutex::default(),
             under_way: Budget::new(UNDER_WAY_MAX, UNDER_WAY_EACH_MAX),
             tally,
         }
@@ -64,7 +71,7 @@ impl Forwarder {
     /// place of a longer one goes one that is marked as truncated, so that the asker comes back over TCP.
     pub(super) async fn ask(&self, packet: &[u8], way: Way, datagram_max: u16) -> Vec<u8> {
         let mut last = None;
-        for resolver in self.resolvers.now().iter() {
+        for resolver in &self.in_order() {
             let asked = async {
                 match way {
                     Way::Udp => ask_by_udp(*resolver, packet, datagram_max).await,
@@ -73,11 +80,15 @@ impl Forwarder {
             };
             match timeout(RESOLVER_TIMEOUT, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(reply) if is_helpful(&reply) => {
+                    self.lock_doubtful().remove(resolver);
                     self.tally.count(Outcome::Forwarded);
                     return reply;
                 }
                 Ok(reply) => last = Some(reply),
-                Err(error) => debug!(%resolver, "a resolver did not answer: {error}"),
+                Err(error) => {
+                    debug!(%resolver, "a resolver did not answer: {error}");
+                    self.lock_doubtful().insert(*resolver, Instant::now());
+                }
             }
             self.tally.count_resolver_failure();
         }
@@ -88,6 +99,20 @@ impl Forwarder {
             }
             None => self.give_up(packet),
         }
+    }
+
+    /// The resolvers as they stand in the host's file, but those that are in doubt last: otherwise one that is down would cost every
+    /// question its whole time.
+    fn in_order(&self) -> Vec<SocketAddr> {
+        let mut resolvers: Vec<SocketAddr> = self.resolvers.now().iter().copied().collect();
+        let mut doubtful = self.lock_doubtful();
+        doubtful.retain(|resolver, since| since.elapsed() < DOUBT && resolvers.contains(resolver));
+        resolvers.sort_by_key(|resolver| doubtful.contains_key(resolver));
+        resolvers
+    }
+
+    fn lock_doubtful(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Instant>> {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The reply to a question that cannot be asked.

@@ -30,7 +30,7 @@ fn the_tunnel_device_goes_in_and_out() {
         assert_eq!(data["learning"], false);
         let addresses = json("ip -j addr show dev weft.vx")[0]["addr_info"].as_array().unwrap().clone();
         assert_eq!(addresses.len(), 1, "{addresses:?}");
-        assert_eq!((&addresses[0]["local"], &addresses[0]["scope"]), (&"169.254.64.1".into(), &"link".into()));
+        assert_eq!((&addresses[0]["local"], &addresses[0]["scope"]), (&"169.254.64.1".into(), &"global".into()));
 
         let state = put(&kernel, Step::SetVtepMtu(1400)).await;
         assert_eq!(state.vtep, Some(Vtep { mtu: 1400, ..wanted }));
