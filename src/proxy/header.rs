@@ -65,8 +65,9 @@ fn parse_v1(bytes: &[u8]) -> Parsed {
     if rest.is_some_and(|rest| rest.starts_with(b"\r\n") || rest.starts_with(b" ")) {
         return Parsed::Whole(Told::Nothing, line.len());
     }
-    // A port is digits; the parser would take a sign too.
-    let header = std::str::from_utf8(line).ok().filter(|text| !text.contains('+'));
+    // A port is digits; the parser would take a sign too. And it panics on a letter of several bytes behind `UNKNOWN` (found by
+    // fuzzing); the header is ASCII (section 2.1).
+    let header = std::str::from_utf8(line).ok().filter(|text| text.is_ascii() && !text.contains('+'));
     let Some(Ok(header)) = header.map(v1::Header::try_from) else { return Parsed::Malformed };
     let (client, server): (SocketAddr, SocketAddr) = match header.addresses {
         v1::Addresses::Tcp4(ends) => {
