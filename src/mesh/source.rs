@@ -43,11 +43,11 @@ fn cost(replica: EndpointId, slot: u64) -> u64 {
 }
 
 /// 2^64 divided by the golden ratio: far apart whatever the slot.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(in crate::mesh) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A number of which every bit hangs on every bit of the argument: the last step of Steele, Lea and Flood's `SplitMix64` ("Fast
 /// splittable pseudorandom number generators", OOPSLA 2014).
-fn mix(number: u64) -> u64 {
+pub(in crate::mesh) fn mix(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     number ^ (number >> 31)

@@ -197,6 +197,7 @@ fn forward(flow: &UdpSocket, socket: &UdpSocket, client: SocketAddr) -> std::io:
 mod tests {
     use super::*;
 
+    /// The clock is the test's own: it stands still until everybody sleeps, and then jumps.
     #[tokio::test(start_paused = true)]
     async fn a_flow_lives_for_as_long_as_either_side_sends() {
         let (heard, begun) = (Heard::now(), Instant::now());

@@ -5,6 +5,7 @@ use std::{
 };
 
 use super::Pulse;
+use crate::mesh::source::{GOLDEN, mix};
 use crate::model::{Cluster, Endpoint, EndpointId, EndpointState, HealthCheck, L4, NodeId, Service};
 
 /// How often a replica is asked that has not been ready yet, so that it need not wait for its first connections longer than it
@@ -218,13 +219,9 @@ fn target(endpoint: &Endpoint, service: &Service, check: &HealthCheck) -> Option
     Some(SocketAddr::new(*endpoint.addresses.first()?, port.get()))
 }
 
-/// A number that follows from a replica and a turn, evenly spread: chance enough to keep questions apart. (`SplitMix64`'s
-/// finalizer: Steele, Lea, Flood 2014.)
+/// A number that follows from a replica and a turn, evenly spread: chance enough to keep questions apart.
 fn chance(id: EndpointId, turn: u32) -> u16 {
-    let mut z = id.0 ^ u64::from(turn).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    let [low, high, ..] = (z ^ (z >> 31)).to_le_bytes();
+    let [low, high, ..] = mix(id.0 ^ u64::from(turn).wrapping_mul(GOLDEN)).to_le_bytes();
     u16::from_le_bytes([low, high])
 }
 
