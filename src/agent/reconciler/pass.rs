@@ -66,7 +66,8 @@ pub(in crate::agent) enum Concern {
 }
 
 impl Reconciler {
-    /// One pass.
+    /// Carries out the pass of this number, which covers the requests up to `covers`. `settled` is how the last one left the kernel,
+    /// if nothing was left to do then.
     pub(super) async fn pass(
         &self,
         (number, covers): (u64, u64),
