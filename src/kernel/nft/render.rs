@@ -109,6 +109,7 @@ fn value_text(value: &SetValue) -> String {
 }
 
 /// The rule as nft's statement.
+#[expect(clippy::too_many_lines, reason = "one arm a rule")]
 fn statement(rule: Rule) -> String {
     let ours = format!("{}*", LinkName::PREFIX);
     match rule {
@@ -157,12 +158,48 @@ fn statement(rule: Rule) -> String {
                 SetName::Ports
             )
         }
-        Rule::RecallPort { .. }
-        | Rule::RecallVip { .. }
-        | Rule::RememberPort { .. }
-        | Rule::RememberVip { .. }
-        | Rule::BalancePort { .. }
-        | Rule::BalanceVip { .. } => balance(rule).unwrap_or_default(),
+        Rule::RecallPort { family, protocol, target, memory } => format!(
+            "meta nfproto {} meta l4proto {protocol} {} counter dnat {} to {REPLICA} . {target}",
+            nfproto(family),
+            recall(family, memory),
+            header(family)
+        ),
+        Rule::RecallVip { family, memory } => format!(
+            "meta nfproto {} {} counter dnat {} to {REPLICA}",
+            nfproto(family),
+            recall(family, memory),
+            header(family)
+        ),
+        Rule::RememberPort { family, protocol, shard, first, slots, pick, memory } => format!(
+            "meta nfproto {} meta l4proto {protocol} {} map @{} {} counter dnat {} to {REPLICA} . PORT",
+            nfproto(family),
+            slot(family, first, slots, pick),
+            SetName::Targets(family, shard),
+            remember(family, memory),
+            header(family),
+        ),
+        Rule::RememberVip { family, shard, first, slots, pick, memory } => format!(
+            "meta nfproto {} {} map @{} {} counter dnat {} to {REPLICA}",
+            nfproto(family),
+            slot(family, first, slots, pick),
+            SetName::Replicas(family, shard),
+            remember(family, memory),
+            header(family),
+        ),
+        Rule::BalancePort { family, protocol, shard, first, slots, pick } => format!(
+            "meta nfproto {} meta l4proto {protocol} counter dnat {} to {} map @{}",
+            nfproto(family),
+            header(family),
+            slot(family, first, slots, pick),
+            SetName::Targets(family, shard)
+        ),
+        Rule::BalanceVip { family, shard, first, slots, pick } => format!(
+            "meta nfproto {} counter dnat {} to {} map @{}",
+            nfproto(family),
+            header(family),
+            slot(family, first, slots, pick),
+            SetName::Replicas(family, shard)
+        ),
         Rule::RefuseTcp => "meta l4proto tcp counter reject with tcp reset".to_owned(),
         Rule::RefuseOther => "counter reject with icmpx port-unreachable".to_owned(),
         Rule::AcceptEstablished => "ct state established,related accept".to_owned(),
@@ -208,55 +245,6 @@ fn statement(rule: Rule) -> String {
         }
         Rule::Masquerade(family) => format!("{} saddr @{} masquerade", header(family), SetName::Networks(family)),
         Rule::Foreign(handle) => format!("# foreign rule with handle {handle}"),
-    }
-}
-
-/// A rule that sends a connection to a replica as nft's statement; nothing for the others.
-fn balance(rule: Rule) -> Option<String> {
-    match rule {
-        Rule::RecallPort { family, protocol, target, memory } => Some(format!(
-            "meta nfproto {} meta l4proto {protocol} {} counter dnat {} to {REPLICA} . {target}",
-            nfproto(family),
-            recall(family, memory),
-            header(family)
-        )),
-        Rule::RecallVip { family, memory } => Some(format!(
-            "meta nfproto {} {} counter dnat {} to {REPLICA}",
-            nfproto(family),
-            recall(family, memory),
-            header(family)
-        )),
-        Rule::RememberPort { family, protocol, shard, first, slots, pick, memory } => Some(format!(
-            "meta nfproto {} meta l4proto {protocol} {} map @{} {} counter dnat {} to {REPLICA} . PORT",
-            nfproto(family),
-            slot(family, first, slots, pick),
-            SetName::Targets(family, shard),
-            remember(family, memory),
-            header(family),
-        )),
-        Rule::RememberVip { family, shard, first, slots, pick, memory } => Some(format!(
-            "meta nfproto {} {} map @{} {} counter dnat {} to {REPLICA}",
-            nfproto(family),
-            slot(family, first, slots, pick),
-            SetName::Replicas(family, shard),
-            remember(family, memory),
-            header(family),
-        )),
-        Rule::BalancePort { family, protocol, shard, first, slots, pick } => Some(format!(
-            "meta nfproto {} meta l4proto {protocol} counter dnat {} to {} map @{}",
-            nfproto(family),
-            header(family),
-            slot(family, first, slots, pick),
-            SetName::Targets(family, shard)
-        )),
-        Rule::BalanceVip { family, shard, first, slots, pick } => Some(format!(
-            "meta nfproto {} counter dnat {} to {} map @{}",
-            nfproto(family),
-            header(family),
-            slot(family, first, slots, pick),
-            SetName::Replicas(family, shard)
-        )),
-        _ => None,
     }
 }
 
