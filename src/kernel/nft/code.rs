@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::{ChainName, Family, L4, LinkName, Pick, SOURCE_SEED, SetName, Slot, VTEP_LINK};
+use crate::model::{ChainName, Family, Pick, SOURCE_SEED, SetName, Slot};
 
 use super::wire::{Attributes, VERDICT_ACCEPT, nfta};
 
@@ -21,11 +21,6 @@ pub(super) const REG32_01: u32 = 9;
 
 /// The register behind an IPv6 address at [`REG32_01`].
 pub(super) const REG32_05: u32 = 13;
-
-/// `RTN_LOCAL` in `linux/rtnetlink.h`: the type of route that an address of this host has.
-const RTN_LOCAL: u32 = 2;
-/// `ARPHRD_ETHER` in `linux/if_arp.h`.
-const ARPHRD_ETHER: u16 = 1;
 
 /// The register behind an address at [`REG32_01`].
 pub(super) fn register_behind_second(family: Family) -> u32 {
@@ -48,15 +43,6 @@ pub(super) fn register_behind(family: Family) -> u32 {
 pub(super) enum Side {
     Source,
     Destination,
-}
-
-/// Which links by name.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Link {
-    /// The tunnel device.
-    Tunnel,
-    /// All whose names begin as ours do.
-    Ours,
 }
 
 /// `enum nft_payload_bases`.
@@ -221,12 +207,6 @@ impl Code<'_, '_> {
         });
     }
 
-    pub(super) fn conntrack_state(&mut self, any_of: u32) {
-        self.conntrack(Conntrack::State, None);
-        self.mask(any_of);
-        self.compare(Compare::NotEqual, &0_u32.to_ne_bytes());
-    }
-
     pub(super) fn verdict(&mut self, verdict: i32, chain: Option<ChainName>) {
         let chain = chain.map(|chain| chain.to_string());
         self.expression("immediate", |immediate| {
@@ -237,22 +217,6 @@ impl Code<'_, '_> {
 
     pub(super) fn accept(&mut self) {
         self.verdict(VERDICT_ACCEPT, None);
-    }
-
-    pub(super) fn family(&mut self, family: Family) {
-        self.meta(Meta::Family);
-        self.compare(Compare::Equal, &[nfproto(family)]);
-    }
-
-    pub(super) fn protocol(&mut self, number: u8) {
-        self.meta(Meta::Protocol);
-        self.compare(Compare::Equal, &[number]);
-    }
-
-    pub(super) fn destination_port(&mut self, protocol: L4, port: u16) {
-        self.protocol(protocol.number());
-        self.payload(Base::Transport, 2, 2, REG_1);
-        self.compare(Compare::Equal, &port.to_be_bytes());
     }
 
     /// Loads an address of the packet; its family must have been compared before.
@@ -267,48 +231,12 @@ impl Code<'_, '_> {
         self.payload(Base::Network, offset, address_len(family), register);
     }
 
-    pub(super) fn address_in(&mut self, family: Family, side: Side, set: SetName) {
-        self.family(family);
-        self.address(family, side, REG_1);
-        self.look_up(set, None);
-    }
-
-    pub(super) fn link(&mut self, key: Meta, operation: Compare, link: Link) {
-        self.meta(key);
-        match link {
-            Link::Tunnel => {
-                // The whole field, so that a longer name does not match (IFNAMSIZ is 16).
-                let mut name = [0; 16];
-                name[..VTEP_LINK.len()].copy_from_slice(VTEP_LINK.as_bytes());
-                self.compare(operation, &name);
-            }
-            Link::Ours => self.compare(operation, LinkName::PREFIX.as_bytes()),
-        }
-    }
-
-    pub(super) fn sender_is_ethernet(&mut self) {
-        self.meta(Meta::InputType);
-        self.compare(Compare::Equal, &ARPHRD_ETHER.to_ne_bytes());
-    }
-
     pub(super) fn fib(&mut self, result: u32, flags: u32) {
         self.expression("fib", |fib| {
             fib.number(3, flags);
             fib.number(2, result);
             fib.number(1, REG_1);
         });
-    }
-
-    pub(super) fn destination_is_local(&mut self) {
-        // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_DADDR.
-        self.fib(3, 2);
-        self.compare(Compare::Equal, &RTN_LOCAL.to_ne_bytes());
-    }
-
-    pub(super) fn no_route_back(&mut self) {
-        // NFT_FIB_RESULT_OIF of NFTA_FIB_F_SADDR, _IIF and _PRESENT.
-        self.fib(1, 1 | 8 | 32);
-        self.compare(Compare::Equal, &0_u32.to_ne_bytes());
     }
 
     pub(super) fn dispatch_port(&mut self) {
@@ -359,20 +287,6 @@ impl Code<'_, '_> {
             numgen.number(3, numgen_kind);
             numgen.number(4, first.0);
         });
-    }
-
-    pub(super) fn has_flag_syn(&mut self) {
-        // RFC 9293, 3.1: the flags are the 14th byte, SYN their second bit.
-        self.payload(Base::Transport, 13, 1, REG_1);
-        self.expression("bitwise", |bitwise| {
-            bitwise.number(1, REG_1);
-            bitwise.number(2, REG_1);
-            bitwise.number(3, 1);
-            bitwise.number(6, 0);
-            bitwise.data(4, &[2]);
-            bitwise.data(5, &[0]);
-        });
-        self.compare(Compare::NotEqual, &[0]);
     }
 
     /// Makes the segment size that a TCP packet announces (RFC 9293, 3.7.1) no larger than this, in bytes.
@@ -445,7 +359,7 @@ fn next_register(register: u32) -> u32 {
 }
 
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6` in `linux/netfilter.h`.
-fn nfproto(family: Family) -> u8 {
+pub(super) fn nfproto(family: Family) -> u8 {
     match family {
         Family::V4 => 2,
         Family::V6 => 10,

@@ -9,9 +9,10 @@ use crate::model::{ChainName, Family, L4, Rule, SetName};
 
 use super::{
     code::{
-        Base, Code, Compare, Conntrack, Link, Meta, REG_1, REG_VERDICT, REG32_01, Reject, Side, register_behind,
+        Base, Code, Compare, Conntrack, Meta, REG_1, REG_VERDICT, REG32_01, Reject, Side, register_behind,
         register_behind_second,
     },
+    condition::Link,
     wire::{Attributes, VERDICT_DROP, VERDICT_GOTO},
 };
 

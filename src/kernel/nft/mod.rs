@@ -14,6 +14,7 @@ mod batch;
 mod changes;
 mod code;
 mod comment;
+mod condition;
 mod element;
 mod expression;
 mod observe;
