@@ -6,6 +6,7 @@
 //! weft: the agent is only ever met through its command line, the kernel and the wire.
 
 mod cleanup;
+mod container;
 mod host;
 mod isolated;
 mod kernel_view;
@@ -18,7 +19,8 @@ mod topology;
 pub mod updating;
 mod wait;
 
-pub use host::{Container, Host, Run, start_moody, start_replica};
+pub use container::{Container, start_moody, start_replica};
+pub use host::{Host, Run};
 pub use isolated::isolated;
 pub use kernel_view::KernelView;
 pub use leftovers::Machine;
