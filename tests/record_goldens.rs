@@ -61,6 +61,7 @@ fn endpoint() -> Endpoint {
         weight: 3,
         netns: NetnsRef { path: "/run/netns/web1".into(), inode: 4_026_532_000 },
         ifname: "eth0".into(),
+        fault: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 
-use super::{output::Format, progress::waiting};
+use super::{number::whole, output::Format, progress::waiting};
 use crate::api::{
     Operations, Refusal,
     wire::{InitRequest, JoinRequest, LeaveRequest, TokenView},
@@ -26,7 +26,7 @@ pub(super) struct InitArgs {
     #[arg(long = "pool", value_name = "CIDR")]
     pools: Vec<String>,
     /// UDP port of the tunnels [default: 7789]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1, u16::MAX))]
     vxlan_port: Option<u16>,
     #[command(flatten)]
     format: Format,

@@ -12,6 +12,7 @@ mod ipam;
 mod named_netns;
 mod network;
 mod node;
+mod number;
 mod output;
 mod progress;
 mod resolver;
