@@ -87,6 +87,7 @@ const UPDATES: [&str; 14] = [
 
 /// `weft service update`.
 #[derive(Args)]
+#[command(override_usage = "weft service update <SERVICE> --OPTION VALUE...")]
 #[command(group(ArgGroup::new("update").args(UPDATES).required(true).multiple(true)))]
 pub(super) struct UpdateArgs {
     /// Its name
