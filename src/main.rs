@@ -18,6 +18,6 @@ fn main() -> ExitCode {
                 Err(error) => cli::fail(&format!("{error:#}"), None),
             }
         }
-        Invocation::Command(task) => task.run(),
+        Invocation::Command(task) => task.run(agent::down),
     }
 }

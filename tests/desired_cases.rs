@@ -197,6 +197,7 @@ fn put(cluster: &mut Cluster, number: u64, node: u16, addresses: &[&str]) {
         weight: 1,
         netns: NetnsRef { path: format!("/run/netns/web{number}"), inode: 4_026_530_000 + number },
         ifname: "eth0".into(),
+        fault: None,
     };
     cluster.endpoints.insert(endpoint.id, endpoint);
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 use names_world::{BLUE, cluster, node, zone};
 use weft::{
     model::{EndpointId, Judgement, Name, ServiceId},
-    names::{Answer, Data, Kind, Question, Zone},
+    names::{Answer, Data, Kind, Question, Zone, turn},
 };
 
 const RED: &str = "10.43.0.9";
@@ -139,6 +139,11 @@ fn labels_that_are_no_text_are_nobodys() {
 fn everybody_comes_first_at_times() {
     let zone = zone();
     let first = |turn| shown(&ask(&zone, BLUE, "tasks.web", Kind::A, turn));
+    // Whoever asks for A and AAAA by turns uses every other one.
+    for step in [1, 2] {
+        let firsts: BTreeSet<String> = (0..8).map(|question| first(turn(step * question))).collect();
+        assert_eq!(firsts.len(), 2, "every {step}");
+    }
     let seen: BTreeSet<String> = (0..4).map(first).collect();
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["10.42.0.1 10.42.1.1", "10.42.1.1 10.42.0.1"]);
 }

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use weft::{
     model::{
         Availability, Bind, Block, Cluster, ClusterId, ClusterSettings, Draining, Endpoint, EndpointId, EndpointState,
-        HealthCheck, L4, Lb, NetnsRef, Network, NetworkId, Node, NodeId, PortMode, Probe, ProxyMode, ProxyProtocol,
-        PublishedPort, Report, Service, ServiceId, Subnet,
+        Fault, HealthCheck, L4, Lb, NetnsRef, Network, NetworkId, Node, NodeId, PortMode, Probe, ProxyMode,
+        ProxyProtocol, PublishedPort, Report, Service, ServiceId, Subnet,
     },
     store::{Entry, Revision, Snapshot, record},
 };
@@ -61,7 +61,14 @@ fn endpoint() -> Endpoint {
         weight: 3,
         netns: NetnsRef { path: "/run/netns/web1".into(), inode: 4_026_532_000 },
         ifname: "eth0".into(),
+        fault: None,
     }
+}
+
+/// As [`endpoint`], unhealthy.
+fn unhealthy_endpoint() -> Endpoint {
+    let fault = Some(Fault::new("the answer has the status 503"));
+    Endpoint { state: EndpointState::Unhealthy, fault, ..endpoint() }
 }
 
 fn service() -> Service {
@@ -150,6 +157,7 @@ fn records_are_written_byte_by_byte_as_ever() {
         ("network.json", record::encode_network(&network())),
         ("block.json", record::encode_block(&block())),
         ("endpoint.json", record::encode_endpoint(&endpoint())),
+        ("endpoint-unhealthy.json", record::encode_endpoint(&unhealthy_endpoint())),
         ("service.json", record::encode_service(&service())),
         ("service-settings.json", record::encode_service(&service_with_settings())),
         ("report.json", record::encode_report(&report())),
@@ -183,6 +191,21 @@ fn a_services_settings_are_read_as_they_were_meant() {
         [("cluster", "cluster.json"), ("networks/3", "network.json"), ("services/17", "service-settings.json")];
     let cluster = record::assemble(&snapshot(&records)).unwrap();
     assert_eq!(cluster.services.into_values().collect::<Vec<_>>(), [service_with_settings()]);
+}
+
+#[test]
+fn a_fault_is_read_as_it_was_meant_and_never_too_long() {
+    let read = |endpoint: Vec<u8>| {
+        let mut snapshot = snapshot(&[("cluster", "cluster.json"), ("networks/3", "network.json")]);
+        let keys = record::keys_of_endpoint(&self::endpoint());
+        let entry = |key| Entry { key, value: endpoint.clone(), version: Revision(5) };
+        snapshot.entries.extend(keys.into_iter().map(entry));
+        record::assemble(&snapshot).unwrap().endpoints.into_values().collect::<Vec<_>>()
+    };
+    assert_eq!(read(golden("endpoint-unhealthy.json")), [unhealthy_endpoint()]);
+    // Whoever wrote it: a record is not refused for its words.
+    let long = String::from_utf8(golden("endpoint-unhealthy.json")).unwrap().replace("503", &"9".repeat(1000));
+    assert_eq!(read(long.into_bytes())[0].fault.as_ref().unwrap().to_string().len(), Fault::LEN_MAX);
 }
 
 #[test]

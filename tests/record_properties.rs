@@ -61,6 +61,7 @@ fn cluster(services: u16, replicas: u16, weight: u16) -> Cluster {
                 weight,
                 netns: NetnsRef { path: format!("/run/netns/e{number}"), inode: u64::from(number) },
                 ifname: "eth0".into(),
+                fault: None,
             };
             cluster.endpoints.insert(id, endpoint);
         }

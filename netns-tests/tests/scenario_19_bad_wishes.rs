@@ -62,7 +62,9 @@ const WISHES: &[(&str, &str)] = &[
     ("attach --netns {free} --network blue --name x --ifname default", "default"),
     ("attach --netns {free} --network blue --name x --ifname eth%d", "eth%d"),
     // What exists, with other words.
-    ("attach --netns {free} --network blue --name web-1", "web-1"),
+    ("attach --netns {free} --network blue --name web-1", "another namespace"),
+    ("attach --netns {taken} --network blue --name web-1 --weight 5", "it has 1, asked for was 5"),
+    ("attach --netns {taken} --network blue --name web-1", "it has web, asked for was none"),
     ("network create blue --subnet 10.44.0.0/16", "10.44.0.0/16"),
     ("service create web --network blue --publish 81:8080", "81"),
     ("service create web --network nosuch", "service rm web"),

@@ -52,6 +52,9 @@ fn only_replicas_whose_probes_succeed_are_balanced() {
         // It stops accepting, and starts again.
         drop(slow.stop_program());
         wait_until("the stopped one is unhealthy", CONVERGE_BOUND, || has_state(first, "slow", "unhealthy", false))?;
+        // Its record says why, so other nodes know.
+        let reason = replica(first, "slow")?["reason"].to_string();
+        ensure!(reason.contains("refused"), "{reason}");
         topology.wait_balanced(80, &["steady"])?;
         slow.start_replica(8080)?;
         topology.wait_balanced(80, &["steady", "slow"])?;

@@ -8,6 +8,7 @@
 mod addressing;
 mod config;
 mod configuration;
+mod down;
 mod dry_run;
 mod flows;
 mod follower;
@@ -24,6 +25,7 @@ mod reconciler;
 mod report;
 mod views;
 
+pub use down::down;
 pub use dry_run::dry_run;
 
 use std::{
@@ -91,6 +93,9 @@ async fn daemon(options: Options) -> anyhow::Result<()> {
     log_to_stderr();
     let config = Config::load(options)?;
     let _lock = lock(&config.data_dir)?;
+    let _sign = down::hold_sign().inspect_err(|error| {
+        warn!("another agent may run in this network namespace and undo what this one does: {error}");
+    });
     let kernel = Arc::new(LinuxKernel::open().await.context("cannot speak to the kernel's network")?);
     let agent = Arc::new(Agent {
         host: Arc::new(LinuxHost { kernel: Arc::clone(&kernel), mark_mask: config.mark_mask }),

@@ -316,6 +316,7 @@ mod tests {
             weight: 1,
             netns: NetnsRef { path: "/run/netns/x".into(), inode: 1 },
             ifname: "eth0".into(),
+            fault: None,
         };
         cluster.endpoints.insert(replica.id, replica);
         cluster.unreadable = unreadable

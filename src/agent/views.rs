@@ -89,10 +89,14 @@ pub(super) fn replicas(cluster: &Cluster, judgement: &Judgement, service: &Servi
                 id: replica.id.to_string(),
                 node: node_name(cluster, replica.node),
                 address: replica.addresses.first().map(ToString::to_string).unwrap_or_default(),
+                addresses: replica.addresses.iter().map(ToString::to_string).collect(),
                 state: replica.state.into(),
                 weight: replica.weight,
                 balanced: verdict.takes_connections(),
-                reason: verdict.reason().map(str::to_owned),
+                reason: verdict.reason().map(|reason| match (verdict, &replica.fault) {
+                    (Balancing::Unhealthy, Some(fault)) => format!("{reason}: {fault}"),
+                    _ => reason.to_owned(),
+                }),
                 traffic: None,
             }
         })
@@ -122,7 +126,7 @@ pub(super) fn endpoint(cluster: &Cluster, endpoint: &Endpoint) -> EndpointView {
         netns: endpoint.netns.path.clone(),
         link: LinkName::of_endpoint(endpoint.id).to_string(),
         mac: attachment.mac().to_string(),
-        fault: None,
+        fault: endpoint.fault.as_ref().map(ToString::to_string),
     }
 }
 

@@ -50,6 +50,12 @@ impl Client {
         Self { socket: socket.into() }
     }
 
+    /// Whether something may be at the socket; not if there is none, or nothing listens there.
+    pub async fn is_there(&self) -> bool {
+        let error = UnixStream::connect(&self.socket).await.err().map(|error| error.kind());
+        !matches!(error, Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused))
+    }
+
     async fn get<T: DeserializeOwned>(&self, route: &str) -> Result<T, Refusal> {
         self.call(Method::GET, route, Vec::new()).await
     }

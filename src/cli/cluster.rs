@@ -6,10 +6,10 @@ use std::{
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 
-use super::{output::Format, progress::waiting};
+use super::{named_netns::NamedNetns, number::whole, output::Format, progress::waiting};
 use crate::api::{
     Operations, Refusal,
-    wire::{InitRequest, JoinRequest, LeaveRequest, TokenView},
+    wire::{DownReply, InitRequest, JoinRequest, LeaveRequest, TokenView},
 };
 
 /// The longest token file in bytes. A token is one line of some dozen characters; a path to something endless, such as a
@@ -26,7 +26,7 @@ pub(super) struct InitArgs {
     #[arg(long = "pool", value_name = "CIDR")]
     pools: Vec<String>,
     /// UDP port of the tunnels [default: 7789]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1, u16::MAX))]
     vxlan_port: Option<u16>,
     #[command(flatten)]
     format: Format,
@@ -99,7 +99,12 @@ impl LeaveArgs {
     /// Does it and returns what to print.
     pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
         let Self { force } = self;
+        // Without --force nothing is left that could have files.
+        let named = if force { NamedNetns::all_of_node(agent).await } else { Vec::new() };
         waiting("leaving the cluster", agent.leave(LeaveRequest { force })).await?;
+        for netns in named {
+            netns.remove_resolv_conf();
+        }
         Ok("this node has left the cluster\n".to_owned())
     }
 }
@@ -107,11 +112,20 @@ impl LeaveArgs {
 /// `weft down`.
 pub(super) async fn down(format: Format, agent: &impl Operations) -> Result<String, Refusal> {
     let reply = waiting("removing everything of weft from this host's kernel", agent.down()).await?;
-    format.show(&reply, |reply| match reply.removed {
+    format.show(&reply, |reply| removed(*reply))
+}
+
+/// `weft down` where no agent runs.
+pub(super) fn down_alone(format: Format, reply: DownReply) -> Result<String, Refusal> {
+    format.show(&reply, |reply| format!("{} (no agent runs)", removed(*reply)))
+}
+
+fn removed(reply: DownReply) -> String {
+    match reply.removed {
         0 => "nothing of weft was in this host's kernel".to_owned(),
         1 => "1 row of weft removed from this host's kernel".to_owned(),
         rows => format!("{rows} rows of weft removed from this host's kernel"),
-    })
+    }
 }
 
 /// `weft token`.

@@ -5,6 +5,7 @@ use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use super::{
     drain::{self, Of, watching},
     named_netns::NamedNetns,
+    number::whole,
     output::{Cell, Format, Sheet, Table},
     progress::waiting,
 };
@@ -14,6 +15,9 @@ use crate::api::{
         AttachRequest, DEFAULT_IFNAME, DetachRequest, DrainRequest, EndpointState, EndpointView, NetnsTarget, Span,
     },
 };
+
+/// The greatest number of a process that a kernel gives (`PID_MAX_LIMIT` in linux/threads.h).
+const PID_MAX: u32 = 4 << 20;
 
 /// `weft endpoint`.
 #[derive(Subcommand)]
@@ -39,8 +43,8 @@ pub(super) enum EndpointCommand {
 pub(super) struct DrainArgs {
     #[command(flatten)]
     endpoint: EndpointArgs,
-    /// How long its connections may take, such as 30s or 5m [default: what its service says]
-    #[arg(long, value_name = "D")]
+    /// How long its connections may take, such as 30s or 5m, at most 24h [default: what its service says]
+    #[arg(long, value_name = "D", allow_hyphen_values = true)]
     timeout: Option<Span>,
 }
 
@@ -85,8 +89,9 @@ pub(super) struct AttachArgs {
     /// The name of its device
     #[arg(long, value_name = "NAME", default_value = DEFAULT_IFNAME)]
     ifname: String,
-    /// Its share of the service's connections
-    #[arg(long, value_name = "N", default_value = "1")]
+    /// Its share of the service's connections, from 1 to 65535
+    #[arg(long, value_name = "N", default_value = "1", allow_negative_numbers = true,
+        value_parser = whole(NonZeroU16::MIN, NonZeroU16::MAX))]
     weight: NonZeroU16,
     #[command(flatten)]
     format: Format,
@@ -99,7 +104,7 @@ struct Target {
     #[arg(long, value_name = "PATH")]
     netns: Option<PathBuf>,
     /// The namespace, by a process in it
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, allow_negative_numbers = true, value_parser = whole(1, PID_MAX))]
     pid: Option<u32>,
 }
 

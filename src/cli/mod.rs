@@ -12,6 +12,7 @@ mod ipam;
 mod named_netns;
 mod network;
 mod node;
+mod number;
 mod output;
 mod progress;
 mod resolver;
@@ -28,7 +29,7 @@ use std::{
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 
 use self::output::Paint;
-use crate::api::{Client, DEFAULT_SOCKET, Refusal};
+use crate::api::{Client, DEFAULT_SOCKET, Refusal, wire::DownReply};
 
 /// What the process was asked to be.
 pub enum Invocation {
@@ -81,7 +82,7 @@ enum Kind {
 #[command(name = "weft", version, max_term_width = 120, arg_required_else_help = true, subcommand_required = true)]
 struct Cli {
     /// The agent's socket
-    #[arg(long, global = true, value_name = "PATH", env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET)]
+    #[arg(long, global = true, value_name = "PATH", env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET, display_order = 900)]
     socket: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -108,7 +109,10 @@ enum ClientCommand {
     Join(cluster::JoinArgs),
     /// Take this node out of its cluster
     Leave(cluster::LeaveArgs),
-    /// Remove everything of weft from this host's kernel
+    /// Remove everything of weft from this host's kernel, with or without its agent
+    ///
+    /// The node stays a member of its cluster: its agent brings everything back when it is started again. An agent that runs is
+    /// asked to do it, and stops working until then; where none runs, this command does it by itself.
     Down(output::Format),
     /// Print the secret by which nodes join, and the command that uses it
     Token(output::Format),
@@ -174,22 +178,29 @@ pub fn fail(message: &str, hint: Option<&str>) -> ExitCode {
 }
 
 impl Task {
-    /// Does the command and prints what it returns.
-    pub fn run(self) -> ExitCode {
+    /// Does the command and prints what it returns. `down` does the work of `weft down` where no agent runs.
+    pub fn run(self, down: impl FnOnce() -> Result<DownReply, Refusal>) -> ExitCode {
         match self.0 {
-            Kind::Client(socket, command) => ask(socket, *command),
+            Kind::Client(socket, command) => ask(socket, *command, down),
             Kind::Completion(shell) => print(&completion(shell)),
             Kind::Exec(args) => ExitCode::from(args.run()),
         }
     }
 }
 
-fn ask(socket: PathBuf, command: ClientCommand) -> ExitCode {
+fn ask(socket: PathBuf, command: ClientCommand, down: impl FnOnce() -> Result<DownReply, Refusal>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}"), None),
     };
-    match runtime.block_on(command.run(&Client::new(socket))) {
+    let agent = Client::new(socket);
+    let outcome = match command {
+        ClientCommand::Down(format) if !runtime.block_on(agent.is_there()) => {
+            down().and_then(|reply| cluster::down_alone(format, reply)).map(Outcome::Text)
+        }
+        command => runtime.block_on(command.run(&agent)),
+    };
+    match outcome {
         Ok(Outcome::Text(text)) => print(&text),
         Ok(Outcome::Exit(code)) => ExitCode::from(code),
         Err(Refusal { kind: _, message, hint }) => fail(&message, hint.as_deref()),

@@ -85,6 +85,16 @@ impl NamedNetns {
         (!others.iter().any(stays)).then_some(named)
     }
 
+    /// The named namespaces of all endpoints of the node that is asked; none if it cannot tell.
+    pub(super) async fn all_of_node(agent: &impl Operations) -> Vec<Self> {
+        let (Ok(status), Ok(endpoints)) = (agent.status().await, agent.endpoint_list().await) else {
+            return Vec::new();
+        };
+        let me = status.node.map(|node| node.name);
+        let own = endpoints.iter().filter(|endpoint| Some(&endpoint.node) == me.as_ref());
+        own.filter_map(|endpoint| Self::of_path(&endpoint.netns)).collect()
+    }
+
     fn resolv_conf(&self) -> PathBuf {
         self.folder.join("resolv.conf")
     }

@@ -1,6 +1,9 @@
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use super::output::{Cell, Format, Sheet, Table, yes_no};
+use super::{
+    number::whole,
+    output::{Cell, Format, Sheet, Table, yes_no},
+};
 use crate::api::{
     Operations, Refusal,
     wire::{NetworkCreateRequest, NetworkView},
@@ -43,8 +46,9 @@ pub(super) struct CreateArgs {
     /// Keep containers from opening connections to the outside
     #[arg(long)]
     internal: bool,
-    /// The containers' MTU in bytes [default: the tunnel's]
-    #[arg(long, value_name = "N")]
+    /// The containers' MTU in bytes, from 1280 to 65535 [default: the tunnel's]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = whole(NetworkCreateRequest::MTU_MIN, NetworkCreateRequest::MTU_MAX))]
     mtu: Option<u32>,
     #[command(flatten)]
     format: Format,

@@ -51,7 +51,7 @@ pub(super) struct DrainArgs {
     #[command(flatten)]
     node: NodeArgs,
     /// How long the connections may take, such as 30s or 5m; 0s not to wait for them [default: the longest that a service of its replicas says]
-    #[arg(long, value_name = "D")]
+    #[arg(long, value_name = "D", allow_hyphen_values = true)]
     timeout: Option<Span>,
 }
 

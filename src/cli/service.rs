@@ -59,7 +59,7 @@ pub(super) struct CreateArgs {
     /// A port that every node answers, such as 8080:80:
     /// [ADDR:|DEVICE:]PUBLISHED:TARGET[/tcp|udp|sctp][,mode=kernel|proxy][,proxy-protocol=v1|v2][,proxy-from=CIDR]...;
     /// PUBLISHED 0 lets the cluster choose from 30000-32767
-    #[arg(long = "publish", value_name = "SPEC")]
+    #[arg(long = "publish", value_name = "SPEC", allow_hyphen_values = true)]
     ports: Vec<PortSpec>,
     #[command(flatten)]
     settings: Settings,
@@ -87,6 +87,7 @@ const UPDATES: [&str; 14] = [
 
 /// `weft service update`.
 #[derive(Args)]
+#[command(override_usage = "weft service update <SERVICE> --OPTION VALUE...")]
 #[command(group(ArgGroup::new("update").args(UPDATES).required(true).multiple(true)))]
 pub(super) struct UpdateArgs {
     /// Its name
@@ -103,13 +104,13 @@ pub(super) struct UpdateArgs {
 #[derive(Args)]
 struct Change {
     /// Published ports in place of all that it has; as with `create`
-    #[arg(long = "publish", value_name = "SPEC", conflicts_with_all = ["publish_add", "publish_rm"])]
+    #[arg(long = "publish", value_name = "SPEC", allow_hyphen_values = true, conflicts_with_all = ["publish_add", "publish_rm"])]
     publish: Vec<PortSpec>,
     /// A port to publish besides, or with another target
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", allow_hyphen_values = true)]
     publish_add: Vec<PortSpec>,
     /// A published port to take away: [ADDR:|DEVICE:]PUBLISHED[/tcp|udp|sctp]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
     publish_rm: Vec<PortKey>,
 }
 
@@ -223,7 +224,12 @@ fn replica_row(replica: &ReplicaView) -> [Cell; 6] {
     [
         Cell::from(replica.endpoint.as_str()),
         Cell::from(replica.node.as_str()),
-        Cell::from(replica.address.as_str()),
+        // An agent of before tells the first one alone.
+        if replica.addresses.is_empty() {
+            Cell::from(replica.address.as_str())
+        } else {
+            Cell::list(&replica.addresses)
+        },
         state(replica.state),
         Cell::from(replica.weight.to_string()),
         match (replica.balanced, &replica.reason) {

@@ -45,8 +45,9 @@ impl Content {
 
 type Buffer = StaticCompressor<Vec<u8>>;
 
-/// Writes the reply to a question. What does not fit a datagram is left out altogether and the reply marked as truncated, so
-/// that the asker comes back over TCP; there the list ends where the message does.
+/// Writes the reply to a question. A datagram holds as many whole records as fit and is marked as truncated if those are not all, so
+/// that the asker comes back over TCP; whoever does not, as musl before 1.2.4, has some addresses rather than none (RFC 2181,
+/// 9 leaves the part in the reply to us). Over TCP the list ends where the message does.
 pub(super) fn compose(query: &Query<'_>, way: Way, content: &Content, revision: u64, reply: &mut Vec<u8>) {
     let max = usize::from(query.reply_max(way));
     let reserved = if query.edns.is_some() { OPT_LEN } else { 0 };
@@ -68,9 +69,7 @@ pub(super) fn compose(query: &Query<'_>, way: Way, content: &Content, revision: 
             break;
         }
     }
-    if !fits && way == Way::Udp {
-        answer = answer.tc_rewind_into();
-    }
+    answer.header_mut().set_tc(!fits && way == Way::Udp);
     let mut authority = answer.authority();
     if let Some(apex) = content.negative_apex.and_then(|labels| suffix(&query.name, labels)) {
         // Without it the reply is still right; it is then not kept.

@@ -26,7 +26,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{ADDRESSES, PORT, Tally, forward::Forwarder, tcp, udp};
-use crate::names::Zone;
+use crate::names::{self, Zone};
 
 /// The first and the longest wait before trying again to take up an address.
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -58,17 +58,14 @@ pub(super) struct Shared {
     pub(super) zones: watch::Receiver<Option<Arc<Zone>>>,
     pub(super) tally: Arc<dyn Tally>,
     pub(super) forwarder: Forwarder,
-    turn: AtomicU64,
+    /// The number of the next question, from a random one on.
+    questions: AtomicU64,
 }
 
 impl Shared {
-    /// A number for [`Zone::answer`] that nobody needs to be unable to guess: the golden ratio's steps spread over all of 64
-    /// bits, and the upper half of them is taken, so that two that follow on each other differ in everything.
+    /// A number for [`Zone::answer`] that nobody needs to be unable to guess.
     pub(super) fn turn(&self) -> u64 {
-        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        let state = self.turn.fetch_add(STEP, Ordering::Relaxed);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed ^ (mixed >> 27)) >> 16
+        names::turn(self.questions.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -82,7 +79,7 @@ pub async fn serve(service: Service) {
     }
     let forwarder = Forwarder::new(resolv_conf, Arc::clone(&tally));
     let seed = getrandom::u64().unwrap_or_default();
-    let shared = Arc::new(Shared { zones, tally, forwarder, turn: AtomicU64::new(seed) });
+    let shared = Arc::new(Shared { zones, tally, forwarder, questions: AtomicU64::new(seed) });
     let [one, two] = ADDRESSES.map(|address| serve_at(address, Arc::clone(&shared), &trouble));
     tokio::join!(one, two);
 }

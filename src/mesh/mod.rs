@@ -19,6 +19,7 @@ pub use draining::{drained_since, draining_on, has_confirmed, open_connections, 
 pub use ejection::{Ejections, Outcome};
 pub use roster::{Roster, Spread, Via, candidates};
 pub use slots::{SLOTS_MAX, interleave};
+pub(crate) use source::mix;
 pub use source::{SOURCE_SLOTS, share_out};
 pub use stale::StaleFlows;
 pub use tables::tables;

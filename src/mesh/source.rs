@@ -47,7 +47,7 @@ pub(in crate::mesh) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A number of which every bit hangs on every bit of the argument: the last step of Steele, Lea and Flood's `SplitMix64` ("Fast
 /// splittable pseudorandom number generators", OOPSLA 2014).
-pub(in crate::mesh) fn mix(number: u64) -> u64 {
+pub(crate) fn mix(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     number ^ (number >> 31)

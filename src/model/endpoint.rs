@@ -97,6 +97,37 @@ pub struct Endpoint {
     pub netns: NetnsRef,
     /// The name of its device there, such as `eth0`.
     pub ifname: String,
+    /// Why it is unhealthy, as the probe said that made it so. Later ones that say something else change nothing: a record is
+    /// written when a state changes.
+    pub fault: Option<Fault>,
+}
+
+/// What a probe said that failed, for people: at most [`Fault::LEN_MAX`] bytes and no control characters, whatever a replica
+/// answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault(String);
+
+impl Fault {
+    /// The longest text, in bytes.
+    pub const LEN_MAX: usize = 200;
+
+    /// A text, cut off where it is too long.
+    pub fn new(text: &str) -> Self {
+        let mut kept = String::new();
+        for letter in text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }) {
+            if kept.len() + letter.len_utf8() > Self::LEN_MAX {
+                break;
+            }
+            kept.push(letter);
+        }
+        Self(kept)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// The least MTU of a device with IPv6, in bytes (RFC 8200, 5). Linux takes IPv6 with all its addresses and routes off a device
@@ -151,6 +182,21 @@ impl Attachment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fault_is_short_and_plain() {
+        let euros = "\u{20ac}".repeat(100);
+        for (text, kept) in [
+            ("connection refused", "connection refused"),
+            ("a\u{1b}[31m\nb", "a [31m b"),
+            (&"x".repeat(201), &"x".repeat(200)),
+            // Three bytes each: the 67th would reach beyond.
+            (&euros, &"\u{20ac}".repeat(66)),
+        ] {
+            assert_eq!(Fault::new(text).to_string(), kept);
+            assert_eq!(Fault::new(kept), Fault::new(text));
+        }
+    }
 
     #[test]
     fn an_alias_reads_back() {

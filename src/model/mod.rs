@@ -24,7 +24,7 @@ mod service;
 pub use block::Block;
 pub use cluster::{Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, UnreadableRecord};
 pub use drain::Draining;
-pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, IPV6_MTU_MIN, NetnsRef};
+pub use endpoint::{Attachment, Endpoint, EndpointId, EndpointState, Fault, IPV6_MTU_MIN, NetnsRef};
 pub use flow::{Flow, FlowStage};
 pub use health::{HealthCheck, Probe};
 pub use host::{

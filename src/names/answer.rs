@@ -4,7 +4,10 @@ use super::{
     reverse,
     zone::{Asker, Host, Owner, Zone},
 };
-use crate::model::{Endpoint, EndpointId, EndpointMode, L4, NetworkId, PublishedPort, Service};
+use crate::{
+    mesh::mix,
+    model::{Endpoint, EndpointId, EndpointMode, L4, NetworkId, PublishedPort, Service},
+};
 
 /// How long an answer may be kept, in seconds. A replica that goes is named for so long at most by those who keep answers; a
 /// VIP stays, whichever replicas come and go.
@@ -85,7 +88,7 @@ pub enum Data {
 const FORWARD_APEX: usize = 1;
 
 impl Zone {
-    /// Answers a question from an address. `turn` chooses which of several records comes first; it should be random, for many
+    /// Answers a question from an address. `turn` ([`turn`]) chooses which of several records comes first; it should be random, for many
     /// clients take the first, and A and AAAA are asked for by turns.
     pub fn answer(&self, asker: IpAddr, question: Question<'_>, turn: u64) -> Answer {
         let Some(asker) = self.asker(asker) else { return Answer::Refused };
@@ -216,6 +219,11 @@ fn of_kind(addresses: impl Iterator<Item = IpAddr>, kind: Kind) -> Vec<Data> {
         Kind::Ptr | Kind::Srv | Kind::Soa | Kind::Other => false,
     };
     addresses.filter(is_wanted).map(Data::Address).collect()
+}
+
+/// A turn for [`Zone::answer`] from the number of a question: two that follow on each other differ in everything.
+pub fn turn(question: u64) -> u64 {
+    mix(question)
 }
 
 /// With another record first.

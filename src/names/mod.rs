@@ -19,5 +19,5 @@ mod answer;
 mod reverse;
 mod zone;
 
-pub use answer::{Answer, Data, Kind, Question, TTL_S};
+pub use answer::{Answer, Data, Kind, Question, TTL_S, turn};
 pub use zone::Zone;

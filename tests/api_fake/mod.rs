@@ -286,6 +286,7 @@ impl Operations for Fake {
             id: "00000000000000a1".into(),
             node: "n1".into(),
             address: "10.201.0.1".into(),
+            addresses: vec!["10.201.0.1".into(), "fd00:201::1".into()],
             state: EndpointState::Ready,
             weight: 1,
             balanced: true,
@@ -297,6 +298,7 @@ impl Operations for Fake {
             id: "00000000000000a2".into(),
             node: "n2".into(),
             address: "10.201.0.17".into(),
+            addresses: vec!["10.201.0.17".into(), "fd00:201::11".into()],
             balanced: false,
             reason: Some("its node is suspended".into()),
             ..ready.clone()

@@ -94,6 +94,7 @@ pub(crate) fn cluster() -> Cluster {
             weight: if name == "web-2" { 3 } else { 1 },
             netns: NetnsRef { path: format!("/run/netns/{name}"), inode },
             ifname: "eth0".to_owned(),
+            fault: None,
         };
         cluster.endpoints.insert(id, endpoint);
     }

@@ -160,6 +160,7 @@ mod tests {
                 weight: 1,
                 netns: NetnsRef { path: "/run/netns/x".into(), inode: *number },
                 ifname: "eth0".into(),
+                fault: None,
             };
             cluster.endpoints.insert(endpoint.id, endpoint);
         }

@@ -2,7 +2,8 @@
 //!
 //! What the probes say is compared with what the store says, and the difference is written; so it does not matter how often a
 //! write was tried, whether its answer was lost, or how long the store was away. Only the record of the very endpoint is rewritten,
-//! by compare-and-swap under all its addresses, and only its state: a replica that drains goes on draining.
+//! by compare-and-swap under all its addresses, and only its state: a replica that drains goes on draining. With a state goes why it is
+//! so; what later probes say is not written, so that a replica that stays unhealthy costs the store nothing.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use tracing::{debug, warn};
 use super::Work;
 use crate::{
     agent::configuration::put,
-    model::{Cluster, Endpoint, EndpointId, EndpointState},
+    model::{Cluster, Endpoint, EndpointId, EndpointState, Fault},
     store::{Compare, Outcome, Store, StoreError, Transaction, record},
 };
 
@@ -68,16 +69,24 @@ async fn write_all(
     for (id, state) in verdicts {
         let Some(endpoint) = cluster.endpoints.get(id).filter(|endpoint| endpoint.node == work.me) else { continue };
         if endpoint.state != *state && endpoint.state != EndpointState::Draining {
-            write(&*work.store, endpoint, *state).await?;
+            let fault = work.findings.fault_of(*id).filter(|_| *state == EndpointState::Unhealthy);
+            let is = Condition { state: *state, fault: fault.as_deref().map(Fault::new) };
+            write(&*work.store, endpoint, &is).await?;
         }
     }
     Ok(())
 }
 
+/// How a replica is.
+struct Condition {
+    state: EndpointState,
+    fault: Option<Fault>,
+}
+
 /// Rewrites an endpoint's record with another state, unless it is gone, draining, or so already.
-async fn write(store: &dyn Store, endpoint: &Endpoint, state: EndpointState) -> Result<(), StoreError> {
+async fn write(store: &dyn Store, endpoint: &Endpoint, is: &Condition) -> Result<(), StoreError> {
     for _ in 0..TRIES_MAX {
-        let Some(transaction) = transaction(store, endpoint, state).await? else { return Ok(()) };
+        let Some(transaction) = transaction(store, endpoint, is).await? else { return Ok(()) };
         match store.commit(transaction).await? {
             Outcome::Committed(_) => return Ok(()),
             Outcome::Conflict => debug!(endpoint = %endpoint.name, "its record changed meanwhile"),
@@ -90,7 +99,7 @@ async fn write(store: &dyn Store, endpoint: &Endpoint, state: EndpointState) -> 
 async fn transaction(
     store: &dyn Store,
     endpoint: &Endpoint,
-    state: EndpointState,
+    is: &Condition,
 ) -> Result<Option<Transaction>, StoreError> {
     let mut transaction = Transaction::default();
     for address in &endpoint.addresses {
@@ -100,8 +109,9 @@ async fn transaction(
         if held.id != endpoint.id || held.state == EndpointState::Draining {
             return Ok(None);
         }
-        if held.state != state {
-            let value = record::encode_endpoint(&Endpoint { state, ..held.clone() });
+        if held.state != is.state {
+            let Condition { state, fault } = is;
+            let value = record::encode_endpoint(&Endpoint { state: *state, fault: fault.clone(), ..held.clone() });
             transaction.writes.push(put(key.clone(), value));
         }
         // The others too: its records shall stay the same.

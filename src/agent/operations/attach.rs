@@ -146,6 +146,7 @@ async fn start(member: &Member, wish: &Wish) -> Result<(Endpoint, Vec<Compare>),
         weight: wish.weight,
         netns: wish.netns.clone(),
         ifname: wish.ifname.clone(),
+        fault: None,
     };
     member.reconciler.start(endpoint.clone());
     // Where it is checked, it is balanced once that has succeeded.

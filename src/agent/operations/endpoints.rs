@@ -33,7 +33,8 @@ pub(super) fn list(member: &Member) -> Result<Vec<EndpointView>, Refusal> {
 pub(super) fn inspect(member: &Member, text: &str) -> Result<EndpointView, Refusal> {
     let cluster = lookup::cluster(member)?;
     let endpoint = lookup::endpoint(&cluster, text)?;
-    Ok(EndpointView { fault: member.findings.fault_of(endpoint.id), ..views::endpoint(&cluster, endpoint) })
+    let view = views::endpoint(&cluster, endpoint);
+    Ok(EndpointView { fault: member.findings.fault_of(endpoint.id).or(view.fault.clone()), ..view })
 }
 
 /// Takes an endpoint of this node off its network: out of balancing first, and its connections given their time; then the

@@ -112,6 +112,7 @@ mod tests {
                 weight: 1,
                 netns: NetnsRef { path: String::new(), inode: 0 },
                 ifname: "eth0".into(),
+                fault: None,
             };
             cluster.endpoints.insert(id, endpoint);
         }

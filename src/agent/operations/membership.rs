@@ -7,6 +7,7 @@ use super::{Agent, Member, Standing, lookup, networks, nodes, stopped};
 use crate::{
     agent::{
         configuration::{Decision, configure, put, read},
+        down::empty,
         identity::{Identity, StoreUrl},
         member::{OpenStore, PEER_PORT, open_door, store_dir},
         views,
@@ -15,16 +16,11 @@ use crate::{
         Refusal, RefusalKind,
         wire::{DownReply, JoinReply, JoinRequest, LeaveRequest, TokenView},
     },
-    kernel::Kernel as _,
     mesh,
-    model::{Availability, Cluster, HostState, Name, Node, NodeId},
+    model::{Availability, Cluster, Name, Node, NodeId},
     peer::{self, JoinError, Token},
-    plan::plan,
     store::{Revision, Store, record},
 };
-
-/// Passes of `down`: the second finds nothing left unless somebody interferes.
-const DOWN_ROUNDS_MAX: usize = 3;
 
 pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<JoinReply, Refusal> {
     let _changing = agent.changing.lock().await;
@@ -161,7 +157,7 @@ pub(super) async fn leave(agent: &Arc<Agent>, request: LeaveRequest) -> Result<(
     }
     agent.set_membership(None).await;
     member.stop().await;
-    remove_everything(agent).await?;
+    empty(&*agent.kernel).await?;
     Identity::remove(&agent.config.data_dir).map_err(internal)?;
     if member.identity.store == StoreUrl::Embedded {
         // Nobody is left to read it, and a new cluster must not find it.
@@ -216,29 +212,7 @@ pub(super) async fn down(agent: &Arc<Agent>) -> Result<DownReply, Refusal> {
         agent.set_trouble("the data plane was removed by `weft down`; start the agent again to bring it back").await;
         member.stop().await;
     }
-    remove_everything(agent).await
-}
-
-async fn remove_everything(agent: &Agent) -> Result<DownReply, Refusal> {
-    let mut removed = 0;
-    let mut failures = Vec::new();
-    for _ in 0..DOWN_ROUNDS_MAX {
-        let observed = agent.kernel.observe().await.map_err(Refusal::internal)?;
-        // Kernel settings stay: others may have come to rely on them.
-        let nothing = HostState { sysctls: observed.sysctls.clone(), ..HostState::default() };
-        let steps = plan(&nothing, &observed);
-        if steps.is_empty() {
-            return Ok(DownReply { removed });
-        }
-        failures.clear();
-        for step in &steps {
-            match agent.kernel.apply(step).await {
-                Ok(()) => removed += 1,
-                Err(error) => failures.push(error.to_string()),
-            }
-        }
-    }
-    Err(Refusal::internal(format!("not everything could be removed: {}", failures.join("; "))))
+    empty(&*agent.kernel).await
 }
 
 /// The store's failure for a node that is in no cluster yet: there is nothing that could keep running.

@@ -106,6 +106,7 @@ mod tests {
                 weight: 1,
                 netns: NetnsRef { path: "/a".into(), inode: 1 },
                 ifname: "eth0".into(),
+                fault: None,
             };
             cluster.endpoints.insert(id, endpoint);
         }

@@ -22,11 +22,6 @@ use crate::{
     store::{Compare, Write, record},
 };
 
-/// The least MTU a network can have: IPv4's least reassembly size and Linux's own bound for a device that carries IPv4
-/// are lower, but IPv6 needs 1280 (RFC 8200, 5).
-const MTU_MIN: u32 = 1280;
-const MTU_MAX: u32 = 65_535;
-
 pub(super) fn list(member: &Member) -> Result<Vec<NetworkView>, Refusal> {
     let cluster = lookup::cluster(member)?;
     let mut networks: Vec<&Network> = cluster.networks.values().collect();
@@ -54,8 +49,9 @@ pub(super) fn shadowed<'a>(
 pub(super) async fn create(member: &Member, request: &NetworkCreateRequest) -> Result<NetworkCreateReply, Refusal> {
     let name = lookup::name(&request.name)?;
     let wanted = Wanted::from_request(&name, request)?;
-    if let Some(mtu) = request.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
-        return Err(Refusal::invalid(format!("the MTU {mtu} does not lie in {MTU_MIN} to {MTU_MAX} bytes")));
+    let (least, most) = (NetworkCreateRequest::MTU_MIN, NetworkCreateRequest::MTU_MAX);
+    if let Some(mtu) = request.mtu.filter(|mtu| !(least..=most).contains(mtu)) {
+        return Err(Refusal::invalid(format!("the MTU {mtu} does not lie in {least} to {most} bytes")));
     }
     if wanted.families.contains(&Family::V6) {
         refuse_small_tunnel(member, &name)?;
@@ -155,7 +151,8 @@ fn compare(existing: &Network, wanted: &Wanted, request: &NetworkCreateRequest) 
     let differs = |what: &str, has: &dyn std::fmt::Display, asked: &dyn std::fmt::Display| {
         Err(Refusal::conflict(format!(
             "the network {name} exists with another {what}: it has {has}, asked for was {asked}"
-        )))
+        ))
+        .with_hint(format!("a network stays as it was made: choose another name, or `weft network rm {name}` first")))
     };
     let list =
         |subnets: &[Subnet]| subnets.iter().map(|subnet| subnet.prefix.to_string()).collect::<Vec<_>>().join(", ");

@@ -1,6 +1,6 @@
 //! What an attach asks for, checked against what is known.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{Member, lookup, names};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
         Refusal,
         wire::{AttachRequest, NetnsTarget},
     },
-    model::{Cluster, Endpoint, Name, NetnsRef, Network, Service},
+    model::{Cluster, Endpoint, Name, NetnsRef, Network, NodeId, Service, ServiceId},
 };
 
 /// Aliases of one endpoint.
@@ -118,23 +118,18 @@ pub(super) fn existing<'a>(
     let same_name =
         cluster.endpoints.values().find(|endpoint| endpoint.network == wish.network.id && endpoint.name == wish.name);
     if let Some(endpoint) = same_name {
-        let same = endpoint.node == member.me()
-            && endpoint.netns == wish.netns
-            && endpoint.ifname == wish.ifname
-            && endpoint.aliases == wish.aliases
-            && endpoint.weight == wish.weight
-            && endpoint.service == wish.service.as_ref().map(|service| service.id)
-            && wish.address.is_none_or(|address| endpoint.addresses.contains(&address));
-        if same {
+        let node = views::node_name(cluster, endpoint.node);
+        let differences = differences(cluster, member.me(), endpoint, wish);
+        if differences.is_empty() {
             return Ok(Some(endpoint));
         }
         return Err(Refusal::conflict(format!(
-            "the network {} has an endpoint {} already, on {} with other words",
+            "the network {} has an endpoint {} already, on {node}, {}",
             wish.network.name,
             wish.name,
-            views::node_name(cluster, endpoint.node)
+            differences.join("; ")
         ))
-        .with_hint(format!("choose another --name, or `weft detach {}` there first", wish.name)));
+        .with_hint(format!("choose another --name, or `weft detach {}` on {node} first", wish.name)));
     }
     let same_device = cluster
         .endpoints_on(member.me())
@@ -144,7 +139,118 @@ pub(super) fn existing<'a>(
             "the device {} of {} belongs to the endpoint {} already",
             wish.ifname, wish.netns.path, endpoint.name
         ))
-        .with_hint("choose another --ifname")),
+        .with_hint(format!("choose another --ifname, or `weft detach {}` first", endpoint.name))),
         None => Ok(None),
+    }
+}
+
+/// In what an endpoint is not as wished: each with how it is and what was asked for.
+fn differences(cluster: &Cluster, me: NodeId, endpoint: &Endpoint, wish: &Wish) -> Vec<String> {
+    let differs = |what: &str, has: &str, asked: &str| {
+        (has != asked).then(|| format!("with another {what}: it has {has}, asked for was {asked}"))
+    };
+    // Of another host's namespaces and devices there is nothing to compare.
+    if endpoint.node != me {
+        let [has, asked] = [endpoint.node, me].map(|id| views::node_name(cluster, id));
+        return vec![format!("with another node: it has {has}, asked for was {asked}")];
+    }
+    let netns = |netns: &NetnsRef| format!("{} (inode {})", netns.path, netns.inode);
+    let service = |id: Option<ServiceId>| id.map_or("none".to_owned(), |id| views::service_name(cluster, id));
+    let aliases = |aliases: &[Name]| {
+        let aliases: BTreeSet<&str> = aliases.iter().map(Name::as_str).collect();
+        if aliases.is_empty() { "none".to_owned() } else { aliases.into_iter().collect::<Vec<_>>().join(",") }
+    };
+    let list = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let address = wish.address.filter(|address| !endpoint.addresses.contains(address));
+    [
+        differs("namespace", &netns(&endpoint.netns), &netns(&wish.netns)),
+        differs("device", &endpoint.ifname, &wish.ifname),
+        address.and_then(|address| differs("address", &list(&endpoint.addresses), &address.to_string())),
+        differs("service", &service(endpoint.service), &service(wish.service.as_ref().map(|service| service.id))),
+        differs("set of aliases", &aliases(&endpoint.aliases), &aliases(&wish.aliases)),
+        differs("weight", &endpoint.weight.to_string(), &wish.weight.to_string()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ClusterId, ClusterSettings, EndpointId, EndpointState, NetworkId};
+
+    #[test]
+    fn every_difference_is_named() {
+        let cluster =
+            Cluster::empty(ClusterSettings { id: ClusterId(1), vxlan_port: 7789, vni: 77, pools: Vec::new() });
+        let me = NodeId::new(1).unwrap();
+        let network = Network {
+            id: NetworkId::new(1).unwrap(),
+            name: "blue".parse().unwrap(),
+            subnets: Vec::new(),
+            internal: false,
+            mtu: None,
+        };
+        let service = |id| {
+            let id = ServiceId::new(id).unwrap();
+            Service::new(id, format!("s{id}").parse().unwrap(), network.id, Vec::new(), Vec::new())
+        };
+        let names = |words: &str| words.split_whitespace().map(|word| word.parse().unwrap()).collect::<Vec<Name>>();
+        let endpoint = Endpoint {
+            id: EndpointId(1),
+            network: network.id,
+            addresses: vec!["10.9.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            name: "web-1".parse().unwrap(),
+            aliases: names("www web"),
+            node: me,
+            service: ServiceId::new(1),
+            state: EndpointState::Ready,
+            weight: 1,
+            netns: NetnsRef { path: "/run/netns/a".into(), inode: 7 },
+            ifname: "eth0".into(),
+            fault: None,
+        };
+        let wish = || Wish {
+            netns: endpoint.netns.clone(),
+            network: network.clone(),
+            name: endpoint.name.clone(),
+            aliases: names("web www"),
+            service: Some(service(1)),
+            address: None,
+            ifname: "eth0".into(),
+            weight: 1,
+        };
+        let netns = |path: &str, inode| NetnsRef { path: path.into(), inode };
+        for (asked, said) in [
+            (wish(), ""),
+            (Wish { address: Some(endpoint.addresses[1]), ..wish() }, ""),
+            (
+                Wish { address: Some("10.9.0.2".parse().unwrap()), ..wish() },
+                "with another address: it has 10.9.0.1,fd00::1, asked for was 10.9.0.2",
+            ),
+            (
+                Wish { netns: netns("/run/netns/a", 8), ..wish() },
+                "with another namespace: it has /run/netns/a (inode 7), asked for was /run/netns/a (inode 8)",
+            ),
+            (
+                Wish { netns: netns("/proc/9/ns/net", 7), ..wish() },
+                "with another namespace: it has /run/netns/a (inode 7), asked for was /proc/9/ns/net (inode 7)",
+            ),
+            (Wish { ifname: "eth1".into(), ..wish() }, "with another device: it has eth0, asked for was eth1"),
+            (Wish { service: None, ..wish() }, "with another service: it has service 1, asked for was none"),
+            (Wish { aliases: Vec::new(), ..wish() }, "with another set of aliases: it has web,www, asked for was none"),
+            (
+                Wish { weight: 5, service: Some(service(2)), ..wish() },
+                "with another service: it has service 1, asked for was service 2; \
+                 with another weight: it has 1, asked for was 5",
+            ),
+        ] {
+            assert_eq!(differences(&cluster, me, &endpoint, &asked).join("; "), said);
+        }
+        assert_eq!(
+            differences(&cluster, NodeId::new(2).unwrap(), &endpoint, &Wish { weight: 5, ..wish() }),
+            ["with another node: it has node 1, asked for was node 2"]
+        );
     }
 }

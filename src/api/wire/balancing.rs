@@ -140,7 +140,10 @@ impl FromStr for Affinity {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::For) }
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text.parse().map(Self::For).map_err(|wrong| format!("{wrong}; or `off`")),
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub struct EndpointView {
     pub link: String,
     /// The MAC of its device.
     pub mac: String,
-    /// What its last failed probe said, where the node that answers holds it.
+    /// What the probe said that made it unhealthy; if the node that answers holds it, what the last one said that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
 }

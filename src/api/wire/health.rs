@@ -227,7 +227,7 @@ impl FromStr for StatusRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("{text:?} is not a range of HTTP status codes, such as 200-399 or 204");
+        let refuse = || format!("{text:?} is not a range of HTTP status codes from 100 to 599, such as 200-399 or 204");
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         let code = |text: &str| -> Result<u16, String> {
             let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());

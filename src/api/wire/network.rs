@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use crate::model;
+
 /// A network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkView {
@@ -48,6 +50,14 @@ pub struct NetworkCreateRequest {
     /// The containers' MTU in bytes; without one, the tunnel's.
     #[serde(default)]
     pub mtu: Option<u32>,
+}
+
+impl NetworkCreateRequest {
+    /// The least [`Self::mtu`]: IPv4's least reassembly size and Linux's own bound for a device that carries IPv4 are lower, but
+    /// IPv6 needs 1280 (RFC 8200, 5).
+    pub const MTU_MIN: u32 = model::IPV6_MTU_MIN;
+    /// The greatest [`Self::mtu`].
+    pub const MTU_MAX: u32 = 65_535;
 }
 
 /// The answer to [`NetworkCreateRequest`].

@@ -84,8 +84,11 @@ pub struct ReplicaView {
     pub id: String,
     /// The name of its node.
     pub node: String,
-    /// Its address, the network's first family.
+    /// The first of its addresses.
     pub address: String,
+    /// Its addresses, one per family of the network.
+    #[serde(default)]
+    pub addresses: Vec<String>,
     /// Where it stands.
     pub state: EndpointState,
     /// Its share of the service's connections.

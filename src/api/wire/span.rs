@@ -28,7 +28,11 @@ impl FromStr for Span {
 
     /// Numbers, each with its unit (`h`, `m`, `s`, `ms`), the greater unit first.
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("{text:?} is not a length of time, such as 10s, 500ms or 1m30s");
+        let refuse = || {
+            format!(
+                "{text:?} is not a length of time: whole numbers and their units (h, m, s, ms), such as 10s, 500ms or 1m30s"
+            )
+        };
         let (mut rest, mut units, mut total) = (text, UNITS.iter(), 0_u64);
         if rest.is_empty() {
             return Err(refuse());

@@ -4,9 +4,12 @@ use std::num::{NonZeroU8, NonZeroU16};
 
 use clap::Args;
 
-use crate::api::wire::{
-    Affinity, EndpointMode, HealthRequest, Lb, Probe, ServiceCreateRequest, ServiceUpdateRequest, ServiceView, Span,
-    StatusRange,
+use crate::{
+    api::wire::{
+        Affinity, EndpointMode, HealthRequest, Lb, Probe, ServiceCreateRequest, ServiceUpdateRequest, ServiceView,
+        Span, StatusRange,
+    },
+    cli::number::whole,
 };
 
 /// What a service drains in unless somebody says otherwise.
@@ -18,8 +21,8 @@ pub(super) struct Settings {
     /// How new connections are spread: rr, random, least-conn (proxied ports alone) or source [usual: rr]
     #[arg(long, value_name = "WAY")]
     lb: Option<Lb>,
-    /// How long a client stays with the replica that it came to, such as 10m, or `off` [usual: off]
-    #[arg(long, value_name = "D|off")]
+    /// How long a client stays with the replica that it came to, from 1s to 24h, or `off` [usual: off]
+    #[arg(long, value_name = "D|off", allow_hyphen_values = true)]
     affinity: Option<Affinity>,
     /// What its name stands for: vip, or dnsrr for its replicas' own addresses [usual: vip]
     #[arg(long, value_name = "MODE")]
@@ -28,25 +31,26 @@ pub(super) struct Settings {
     #[arg(long, value_name = "CHECK")]
     health: Option<Probe>,
     /// The replicas' port to probe [usual: the target of the first published TCP port]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true,
+        value_parser = whole(NonZeroU16::MIN, NonZeroU16::MAX))]
     health_port: Option<NonZeroU16>,
-    /// The time from one probe to the next [usual: 2s]
-    #[arg(long, value_name = "D")]
+    /// The time from one probe to the next, from 100ms to 1h [usual: 2s]
+    #[arg(long, value_name = "D", allow_hyphen_values = true)]
     health_interval: Option<Span>,
-    /// How long an answer may take [usual: 1s]
-    #[arg(long, value_name = "D")]
+    /// How long an answer may take, from 1ms to 1m [usual: 1s]
+    #[arg(long, value_name = "D", allow_hyphen_values = true)]
     health_timeout: Option<Span>,
-    /// So many good answers in a row make a replica ready [usual: 1]
-    #[arg(long, value_name = "N")]
+    /// So many good answers in a row make a replica ready, from 1 to 255 [usual: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(NonZeroU8::MIN, NonZeroU8::MAX))]
     health_rise: Option<NonZeroU8>,
-    /// So many bad answers in a row make a replica unhealthy [usual: 3]
-    #[arg(long, value_name = "N")]
+    /// So many bad answers in a row make a replica unhealthy, from 1 to 255 [usual: 3]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(NonZeroU8::MIN, NonZeroU8::MAX))]
     health_fall: Option<NonZeroU8>,
     /// The HTTP status codes that are good [usual: 200-399]
-    #[arg(long, value_name = "CODES")]
+    #[arg(long, value_name = "CODES", allow_hyphen_values = true)]
     health_status: Option<StatusRange>,
-    /// How long a draining replica's connections may take to finish [usual: 10s]
-    #[arg(long, value_name = "D")]
+    /// How long a draining replica's connections may take to finish, from 0s to 1h [usual: 10s]
+    #[arg(long, value_name = "D", allow_hyphen_values = true)]
     drain: Option<Span>,
 }
 

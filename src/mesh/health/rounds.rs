@@ -278,6 +278,7 @@ mod tests {
                 weight: 1,
                 netns: NetnsRef { path: format!("/run/netns/{number}"), inode: number.into() },
                 ifname: "eth0".into(),
+                fault: None,
             };
             cluster.endpoints.insert(endpoint.id, endpoint);
         }

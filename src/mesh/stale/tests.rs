@@ -29,6 +29,7 @@ fn replica(number: u64, service: Option<u16>, state: EndpointState) -> Endpoint 
         weight: 1,
         netns: NetnsRef { path: "/run/netns/x".into(), inode: number },
         ifname: "eth0".into(),
+        fault: None,
     }
 }
 

@@ -94,6 +94,10 @@ fn check_endpoints(world: &World, cluster: &Cluster, linked: &BTreeMap<IpAddr, L
         if !cluster.nodes.contains_key(&endpoint.node) {
             return Err(format!("{} has outlived its {:?}", endpoint.name, endpoint.node));
         }
+        let may_be_faulty = matches!(endpoint.state, EndpointState::Unhealthy | EndpointState::Draining);
+        if let Some(fault) = endpoint.fault.as_ref().filter(|_| !may_be_faulty) {
+            return Err(format!("{} is {}, and its record says: {fault}", endpoint.name, endpoint.state.as_str()));
+        }
         let is_orphan = endpoint.service.is_some_and(|service| !cluster.services.contains_key(&service));
         if is_orphan && told.unsure.is_empty() {
             return Err(format!("{} is a replica of a service that is gone", endpoint.name));

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{Record, VERSION, network_id, node_id, one_per_family, parse_name, service_id};
-use crate::model::{Endpoint, EndpointState, NetnsRef, ServiceId};
+use crate::model::{Endpoint, EndpointState, Fault, NetnsRef, ServiceId};
 
 #[derive(Serialize, Deserialize)]
 pub(in super::super) struct EndpointRecord {
@@ -24,6 +24,8 @@ pub(in super::super) struct EndpointRecord {
     weight: u16,
     netns: NetnsRecord,
     ifname: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,7 +49,8 @@ fn default_weight() -> u16 {
 
 impl From<&Endpoint> for EndpointRecord {
     fn from(endpoint: &Endpoint) -> Self {
-        let Endpoint { id, network, addresses, name, aliases, node, service, state, weight, netns, ifname } = endpoint;
+        let Endpoint { id, network, addresses, name, aliases, node, service, state, weight, netns, ifname, fault } =
+            endpoint;
         Self {
             v: VERSION,
             id: id.to_string(),
@@ -66,6 +69,7 @@ impl From<&Endpoint> for EndpointRecord {
             weight: *weight,
             netns: NetnsRecord { path: netns.path.clone(), inode: netns.inode },
             ifname: ifname.clone(),
+            fault: fault.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -80,7 +84,8 @@ impl Record for EndpointRecord {
     }
 
     fn into_model(self) -> Result<Endpoint, String> {
-        let Self { v: _, id, network, addresses, name, aliases, node, service, state, weight, netns, ifname } = self;
+        let Self { v: _, id, network, addresses, name, aliases, node, service, state, weight, netns, ifname, fault } =
+            self;
         if addresses.is_empty() {
             return Err("it has no address".to_owned());
         }
@@ -113,6 +118,7 @@ impl Record for EndpointRecord {
             weight,
             netns: NetnsRef { path, inode },
             ifname,
+            fault: fault.as_deref().map(Fault::new),
         })
     }
 }
