@@ -61,7 +61,7 @@ pub(super) struct Pass {
     /// Which pass it is, counted from 1.
     pub(super) number: u64,
     /// All requests up to this one are covered by it.
-    covers: u64,
+    pub(super) covers: u64,
     /// The store's revision that it worked from, or a later one that asks the same of the kernel.
     pub(super) revision: u64,
     /// Whether the rule set is as that revision wants it: who is out of balancing there gets nothing new by way of this node.

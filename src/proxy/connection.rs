@@ -63,7 +63,7 @@ async fn serve(
     _permit: OwnedSemaphorePermit,
 ) {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let (counted, is_named) = {
+    let (mut counted, is_named) = {
         let behind = front.behind();
         let is_named = behind.door.headers.accept_from.iter().any(|prefix| prefix.contains(&peer.ip()));
         (Counted::begin(&behind.counts), is_named)
@@ -81,9 +81,10 @@ async fn serve(
         Some(Told::Addresses { client, server: _ }) => client.ip().to_canonical(),
         Some(Told::Nothing) | None => peer.ip(),
     };
-    let Some(Reached { mut server, send, load: _load }) = reach(&front, source, &counted, limits).await else {
+    let Some(Reached { mut server, replica, send, load: _load }) = reach(&front, source, &counted, limits).await else {
         return refuse(&client, &counted, Cause::NoReplica);
     };
+    counted.give(replica);
     if let Some(version) = send {
         let Ok(told) = told.map_or_else(|| addresses(&client, peer), Ok) else {
             return refuse(&client, &counted, Cause::Reset);
@@ -132,6 +133,7 @@ async fn read_header(client: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<
 /// A connection to a replica.
 struct Reached {
     server: TcpStream,
+    replica: EndpointId,
     /// The version of the header that it wants.
     send: Option<ProxyProtocol>,
     load: Loaded,
@@ -153,7 +155,7 @@ async fn reach(front: &Front, source: IpAddr, counts: &Counts, limits: &Limits) 
             Ok(server) => {
                 let now = front.behind();
                 if Arc::ptr_eq(&now, &behind) || now.leads_to(target) {
-                    return Some(Reached { server, send: now.door.headers.send, load });
+                    return Some(Reached { server, replica: target.id, send: now.door.headers.send, load });
                 }
                 debug!("the replica {} of {} was taken out while it was connected to", target.id, behind.door.service);
             }

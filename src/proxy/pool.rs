@@ -14,7 +14,7 @@ use tokio::{sync::Semaphore, task::AbortHandle};
 use tracing::warn;
 
 use super::{
-    Door, Handed, Limits, Place, PortCount, Spread, Table, Target, connection,
+    CountKey, Door, Handed, Limits, Place, PortCount, Spread, Table, Target, connection, count_key,
     counters::{Counters, Counts},
     datagrams, handover, listener,
     spread::{Load, Turn},
@@ -192,7 +192,7 @@ impl Proxy {
             };
             let behind = Arc::new(Behind {
                 loads: door.targets.iter().map(|target| load(target.id)).collect(),
-                counts: self.counters.of((door.service.clone(), format!("{}/{}", place.port, place.protocol))),
+                counts: self.counters.of(count_key(&door.service, place.port, place.protocol)),
                 door: door.clone(),
             });
             if let Some(open) = open.get(&place) {
@@ -210,11 +210,12 @@ impl Proxy {
             }
         }
         handed.drop_rest();
+        self.counters.keep(&table.known);
         applied
     }
 
     /// The counters of every port, by service and port.
-    pub fn counts(&self) -> BTreeMap<(String, String), PortCount> {
+    pub fn counts(&self) -> BTreeMap<CountKey, PortCount> {
         self.counters.read()
     }
 
@@ -273,17 +274,23 @@ fn is_elsewhere(place: Place, error: &io::Error) -> bool {
 }
 
 fn sentence(door: &Door, error: &io::Error) -> String {
-    let Door { place: Place { bind, port, protocol }, service, .. } = door;
+    let Door { place: Place { bind, port, protocol }, service, beside_kernel, .. } = door;
     let at = match bind {
         Bind::Any => "every address".to_owned(),
         Bind::Address(address) => address.to_string(),
         Bind::Device(device) => format!("the device {device}"),
     };
     let what = format!("the service {service} does not answer at {at}, port {port}/{protocol}, of this node");
-    if error.kind() == io::ErrorKind::AddrInUse {
-        format!("{what}: a program of this host has the port; end it or publish another port")
-    } else {
-        format!("{what}: {error}")
+    match (error.kind(), beside_kernel) {
+        (io::ErrorKind::AddrInUse, true) => format!(
+            "{what}: a program of this host has the port. What comes to the host's other addresses the kernel gives to the \
+             service all the same, so only loopback reaches the program: end it, let it listen at another port, or publish \
+             another port"
+        ),
+        (io::ErrorKind::AddrInUse, false) => {
+            format!("{what}: a program of this host has the port; end it or publish another port")
+        }
+        _ => format!("{what}: {error}"),
     }
 }
 
