@@ -135,13 +135,13 @@ fn what_the_proxy_carries_is_counted_by_replica() {
         }
 
         // What is gone has no series, and what comes by its name begins anew.
-        topology.host(1).weft_ok("detach web-2")?;
+        topology.host(1).weft_ok("detach --force web-2")?;
         wait_until("the replica that is gone leaves the metrics", BOUND, || {
             let lines = series(host, "weft_proxy_replica_")?;
             ensure!(lines.len() == 6 && !lines.iter().any(|line| line.contains("web-2")), "{lines:?}");
             Ok(())
         })?;
-        host.weft_ok("detach web-1")?;
+        host.weft_ok("detach --force web-1")?;
         host.weft_ok("service rm web")?;
         wait_until("the service that is gone leaves the metrics", BOUND, || {
             // A flow of datagrams by loopback ends with its door.
@@ -150,11 +150,11 @@ fn what_the_proxy_carries_is_counted_by_replica() {
             Ok(())
         })?;
         host.weft_ok("service create web --network blue --publish 81:8080,mode=proxy")?;
-        let replica = host.serve("blue", "web-1", "--service web", 8080)?;
+        let replica = host.serve("blue", "web-3", "--service web", 8080)?;
         wait_until("it answers again", BOUND, || client.enter(|| ask(host.at(81), Duration::from_secs(1)).map(drop)))?;
         wait_until("it is counted from the start", BOUND, || {
             let lines = series(host, "weft_proxy_replica_connections_total")?;
-            let wanted = "weft_proxy_replica_connections_total{port=\"81/tcp\",replica=\"web-1\",service=\"web\"} 1";
+            let wanted = "weft_proxy_replica_connections_total{port=\"81/tcp\",replica=\"web-3\",service=\"web\"} 1";
             ensure!(lines == [wanted], "{lines:?}");
             Ok(())
         })?;
