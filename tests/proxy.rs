@@ -317,6 +317,23 @@ fn each_replica_is_counted_until_it_is_gone() {
     assert_eq!(setting.wait_count("it is gone", |_| true).replicas, [(EndpointId(1), second)].into());
 }
 
+/// One client has half of all places and more; the last eighth is not for it.
+#[test]
+fn a_client_leaves_places_for_others() {
+    let mut setting = Setting::in_turn(1);
+    setting.proxy.apply(&Table::default());
+    setting.proxy = Proxy::start_bounded(Handed::default(), 16).unwrap();
+    setting.apply();
+    let mut held: Vec<_> = (0..14).map(|_| setting.pair()).collect();
+    let error = setting.connect().read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let count = setting.wait_count("it is counted", |count| count.failures[&Cause::Resources] == 1);
+    assert_eq!((count.accepted, count.open), (14, 14));
+    held.truncate(7);
+    setting.wait_count("half of them have ended", |count| count.open == 7);
+    held.push(setting.pair());
+}
+
 #[test]
 fn a_port_is_counted_until_it_is_gone_and_its_connections_have_ended() {
     let setting = Setting::in_turn(1);

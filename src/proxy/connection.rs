@@ -21,6 +21,7 @@ use super::{
     header,
     pool::{Front, Shared},
     relay::relay,
+    shares::Share,
     spread::{self, Load},
 };
 use crate::model::{EndpointId, ProxyProtocol};
@@ -46,12 +47,17 @@ pub(super) async fn accept(listener: std::net::TcpListener, front: Arc<Front>, s
                 continue;
             }
         };
-        if shared.places.available_permits() == 0 {
+        let free = shared.places.available_permits();
+        let Some(share) = shared.shares.take(peer.ip(), free) else {
+            refuse(&client, &front.behind().counts, Cause::Resources);
+            continue;
+        };
+        if free == 0 {
             // The others wait in the kernel meanwhile.
             front.behind().counts.fail(Cause::Resources);
         }
         let Ok(permit) = Arc::clone(&shared.places).acquire_owned().await else { return };
-        tokio::spawn(serve(client, peer, Arc::clone(&front), shared.limits, permit));
+        tokio::spawn(serve(client, peer, Arc::clone(&front), shared.limits, (permit, share)));
     }
 }
 
@@ -60,7 +66,7 @@ async fn serve(
     peer: SocketAddr,
     front: Arc<Front>,
     limits: &'static Limits,
-    _permit: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Share),
 ) {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let (mut counted, is_named) = {

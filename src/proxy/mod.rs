@@ -19,6 +19,7 @@ mod listener;
 mod pipe;
 mod pool;
 mod relay;
+mod shares;
 mod spread;
 mod table;
 mod worker;

@@ -17,6 +17,7 @@ use super::{
     CountKey, Door, Handed, Limits, Place, PortCount, Spread, Table, Target, connection, count_key,
     counters::{Counters, Counts},
     datagrams, handover, listener,
+    shares::Shares,
     spread::{Load, Turn},
     worker::Worker,
 };
@@ -66,6 +67,7 @@ pub struct Proxy {
 pub(super) struct Shared {
     pub(super) limits: &'static Limits,
     pub(super) places: Arc<Semaphore>,
+    pub(super) shares: Arc<Shares>,
 }
 
 /// A door and what lies behind it now.
@@ -147,10 +149,18 @@ impl Proxy {
         let files = raise_file_limit();
         // Two sockets each.
         let connections = ((files - files / FILES_LEFT) / 2).min(CONNECTIONS_MAX);
-        let places = usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS);
+        Self::start_bounded(handed, usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS))
+    }
+
+    /// As [`Self::start`], for so many connections at once, whatever the limit of open files.
+    pub fn start_bounded(handed: Handed, places: usize) -> io::Result<Self> {
         Ok(Self {
             workers: Worker::start_all()?,
-            shared: Shared { limits: &Limits::DEFAULT, places: Arc::new(Semaphore::new(places)) },
+            shared: Shared {
+                limits: &Limits::DEFAULT,
+                places: Arc::new(Semaphore::new(places)),
+                shares: Shares::of(places),
+            },
             counters: Counters::default(),
             state: Mutex::new(Doors { handed, ..Doors::default() }),
         })
