@@ -13,7 +13,7 @@ use std::{
 
 use weft::{
     model::{Bind, EndpointId, L4, ProxyMode, ProxyProtocol},
-    proxy::{Cause, Door, Handed, Place, PortCount, Proxy, Spread, Table, Target},
+    proxy::{Cause, Door, Handed, Known, Place, PortCount, Proxy, ReplicaCount, Spread, Table, Target, count_key},
 };
 
 /// Long beside anything here, short beside a person's patience.
@@ -49,6 +49,7 @@ impl Setting {
                 protocol: L4::Tcp,
             },
             service: "web".into(),
+            beside_kernel: false,
             headers,
             targets: replicas.iter().enumerate().map(target).collect(),
             spread: spread(&round),
@@ -64,7 +65,21 @@ impl Setting {
     }
 
     fn apply(&self) {
-        assert_eq!(self.proxy.apply(&Table { doors: vec![self.door.clone()] }).troubles, []);
+        self.apply_knowing(&self.known());
+    }
+
+    /// All replicas and what has been the service's name.
+    fn known(&self) -> Known {
+        let Place { port, protocol, .. } = self.door.place;
+        Known {
+            ports: ["web", "shop"].map(|service| count_key(service, port, protocol)).into(),
+            replicas: (0..self.replicas.len()).map(|number| EndpointId(number as u64)).collect(),
+        }
+    }
+
+    fn apply_knowing(&self, known: &Known) {
+        let table = Table { doors: vec![self.door.clone()], known: known.clone() };
+        assert_eq!(self.proxy.apply(&table).troubles, []);
     }
 
     fn connect(&self) -> TcpStream {
@@ -279,6 +294,76 @@ fn a_port_that_passes_to_another_service_counts_for_that() {
 }
 
 #[test]
+fn each_replica_is_counted_until_it_is_gone() {
+    let setting = Setting::in_turn(2);
+    for (number, bytes) in [(0, 3), (1, 5), (0, 7)] {
+        let (mut client, server) = (setting.connect(), setting.accept(number));
+        client.write_all(&pattern(bytes)).unwrap();
+        assert_eq!(read_exactly(&server, bytes).len(), bytes);
+        (&server).write_all(b"ok").unwrap();
+        assert_eq!(read_exactly(&client, 2), b"ok");
+    }
+    let ended = setting.wait_count("all have ended", |count| (count.accepted, count.open) == (3, 0));
+    let counted = |connections, bytes| ReplicaCount { connections, bytes };
+    let (first, second) = (counted(2, 3 + 7 + 4), counted(1, 5 + 2));
+    assert_eq!(ended.replicas, [(EndpointId(0), first), (EndpointId(1), second)].into());
+    // Out of balancing is not gone.
+    let mut setting = setting;
+    setting.door.targets.remove(0);
+    setting.door.spread = Spread::InTurn([0].into());
+    setting.apply();
+    assert_eq!(setting.wait_count("it is known", |_| true).replicas.len(), 2);
+    setting.apply_knowing(&Known { replicas: [EndpointId(1)].into(), ..setting.known() });
+    assert_eq!(setting.wait_count("it is gone", |_| true).replicas, [(EndpointId(1), second)].into());
+}
+
+/// One client has half of all places and more; the last eighth is not for it.
+#[test]
+fn a_client_leaves_places_for_others() {
+    let mut setting = Setting::in_turn(1);
+    setting.proxy.apply(&Table::default());
+    setting.proxy = Proxy::start_bounded(Handed::default(), 16).unwrap();
+    setting.apply();
+    let mut held: Vec<_> = (0..14).map(|_| setting.pair()).collect();
+    let error = setting.connect().read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let count = setting.wait_count("it is counted", |count| count.failures[&Cause::Resources] == 1);
+    assert_eq!((count.accepted, count.open), (14, 14));
+    held.truncate(7);
+    setting.wait_count("half of them have ended", |count| count.open == 7);
+    held.push(setting.pair());
+}
+
+#[test]
+fn a_port_is_counted_until_it_is_gone_and_its_connections_have_ended() {
+    let setting = Setting::in_turn(1);
+    let pair = setting.pair();
+    setting.wait_count("it is accepted", |count| count.open == 1);
+    // A port without a door for the moment.
+    let known = Table { doors: vec![], known: setting.known() };
+    assert_eq!(setting.proxy.apply(&known).troubles, []);
+    assert_eq!(setting.wait_count("it is known", |_| true).accepted, 1);
+    assert_eq!(setting.proxy.apply(&Table::default()).troubles, []);
+    assert_eq!(setting.wait_count("its connection is open", |_| true).open, 1);
+    drop(pair);
+    let begun = Instant::now();
+    while !setting.proxy.counts().is_empty() {
+        assert!(begun.elapsed() < BOUND, "{:?}", setting.proxy.counts());
+        thread::yield_now();
+    }
+    // Under the same name it begins anew.
+    setting.apply();
+    assert_eq!(
+        setting.wait_count("it is back", |_| true),
+        PortCount { failures: no_failures(), ..PortCount::default() }
+    );
+}
+
+fn no_failures() -> std::collections::BTreeMap<Cause, u64> {
+    Cause::ALL.into_iter().map(|cause| (cause, 0)).collect()
+}
+
+#[test]
 fn a_reset_is_passed_on() {
     let setting = Setting::in_turn(1);
     let (mut client, mut server) = setting.pair();
@@ -363,7 +448,17 @@ fn datagrams_find_back() {
     let place = Place { bind: Bind::Address(at), port: NonZeroU16::new(5300).unwrap(), protocol: L4::Udp };
     let (headers, spread) = (ProxyMode::default(), Spread::InTurn([0].into()));
     let proxy = Proxy::start(Handed::default()).unwrap();
-    let table = Table { doors: vec![Door { place, service: "dns".into(), headers, targets: vec![target], spread }] };
+    let table = Table {
+        doors: vec![Door {
+            place,
+            service: "dns".into(),
+            beside_kernel: false,
+            headers,
+            targets: vec![target],
+            spread,
+        }],
+        known: Known::default(),
+    };
     assert_eq!(proxy.apply(&table).troubles, []);
     let clients: Vec<UdpSocket> = (0..3)
         .map(|_| {
@@ -407,7 +502,10 @@ fn datagrams_leave_a_replica_that_is_taken_out() {
     let table = |targets: Vec<Target>| {
         let round: Vec<u16> = (0..targets.len()).map(|index| u16::try_from(index).unwrap()).collect();
         let (service, spread) = ("dns".into(), Spread::InTurn(round.into()));
-        Table { doors: vec![Door { place, service, headers: ProxyMode::default(), targets, spread }] }
+        Table {
+            doors: vec![Door { place, service, beside_kernel: false, headers: ProxyMode::default(), targets, spread }],
+            known: Known::default(),
+        }
     };
     let proxy = Proxy::start(Handed::default()).unwrap();
     assert_eq!(proxy.apply(&table(vec![target(0), target(1)])).troubles, []);
@@ -434,7 +532,7 @@ fn a_port_in_use_is_trouble_and_an_address_elsewhere_is_none() {
     let mut setting = Setting::in_turn(1);
     setting.door.place.bind = Bind::Address(taken.local_addr().unwrap().ip());
     setting.door.place.port = NonZeroU16::new(taken.local_addr().unwrap().port()).unwrap();
-    let table = Table { doors: vec![setting.door.clone()] };
+    let table = Table { doors: vec![setting.door.clone()], known: setting.known() };
     let troubles = setting.proxy.apply(&table).troubles;
     assert!(troubles.len() == 1 && troubles[0].message.contains("a program of this host has the port"), "{troubles:?}");
     drop(taken);

@@ -75,7 +75,8 @@ fn a_program_keeps_its_port(topology: &Topology) -> Result<()> {
     let host = topology.host(1);
     let program = host.netns().enter(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8888))?))?;
     topology.host(0).weft_ok("service update web --publish-add 8888:8080")?;
-    let warning = "the service web does not answer at 127.0.0.1, port 8888/tcp, of this node: a program of this host";
+    let warning = "the service web does not answer at 127.0.0.1, port 8888/tcp, of this node: a program of this host has the \
+                   port. What comes to the host's other addresses the kernel gives to the service all the same";
     wait_until("the status tells of the program", CONVERGE_BOUND, || {
         let status = host.weft_ok("status")?.split_whitespace().collect::<Vec<_>>().join(" ");
         ensure!(status.contains(warning), "{status}");

@@ -172,9 +172,9 @@ fn a_draining_replica_keeps_its_connections() {
         let held = Hold::start(topology.client(), &[host.at(80)], 4)?;
         let (reports, _) = (connections_of(&replicas[0])?, connections_of(&replicas[1])?);
         ensure!(reports == 2, "{reports} of 4 connections");
-        // Its node takes no new connections.
+        // Its node takes no new connections, and waits for those that came by the other node's proxy.
         let drained = topology.host(1);
-        host.weft_ok(&format!("node drain {}", drained.name()))?;
+        let mut drain = host.start_weft("drain", &["node", "drain", drained.name(), "--timeout", "300s"])?;
         wait_until("new connections go to the other replica alone", CONVERGE_BOUND, || {
             topology.client().enter(|| {
                 for _ in 0..6 {
@@ -189,8 +189,18 @@ fn a_draining_replica_keeps_its_connections() {
             ensure!(held.exchanges() > before + 40, "{} exchanges", held.exchanges() - before);
             Ok(())
         })?;
+        // Counted where the replica is, on another host than the proxy or on the same.
+        for replica in ["web-2", "web-1"] {
+            let told = host.weft(&format!("endpoint drain {replica} --timeout 1s"))?;
+            let open = format!("2 connections to {replica} were still open after 1s");
+            ensure!(told.stderr.contains(&open), "{told:?}");
+        }
+        ensure!(drain.ended()?.is_none(), "the drain did not wait: {}", host.output_of("drain"));
         let report = held.stop();
         ensure!(report.broken.is_empty(), "{report:?}");
+        ensure!(drain.wait(CONVERGE_BOUND)?.success(), "{}", host.output_of("drain"));
+        let said = host.output_of("drain");
+        ensure!(said == format!("node {} drained", drained.name()), "{said:?}");
         Ok(())
     });
 }

@@ -28,6 +28,7 @@ use super::{
     naming::Naming,
     operations::release,
     presence,
+    proxies::NO_PROXY,
     reconciler::{Reconciler, Work},
     report,
 };
@@ -67,6 +68,8 @@ pub(super) struct Member {
     pub(super) host: Arc<dyn Host>,
     /// What this node has found out by itself; whoever finds something out changes its own part.
     pub(super) judgements: watch::Sender<Judgement>,
+    /// The store's revision by whose table this node's proxy works, or [`NO_PROXY`].
+    pub(super) proxied: watch::Sender<u64>,
     /// What entered the mesh here, by service and replica.
     pub(super) tally: Arc<Tally>,
     /// The names of services and endpoints, as this node's containers are told them.
@@ -161,6 +164,7 @@ impl Member {
             health: followed.health.subscribe(),
             embedded,
             judgements: watch::Sender::default(),
+            proxied: watch::Sender::new(NO_PROXY),
             tally: Arc::default(),
             naming: Naming::default(),
             findings: Arc::default(),
@@ -198,6 +202,7 @@ impl Member {
             kernel: host.kernel(),
             clusters: followed.cluster.subscribe(),
             passes: reconciler.passes(),
+            proxied: member.proxied.subscribe(),
         };
         let running = Arc::clone(&reconciler);
         let woken = Arc::clone(&reconciler);

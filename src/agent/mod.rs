@@ -160,7 +160,8 @@ impl Agent {
             naming::start(member, self.config.resolv_conf.clone(), tally);
             self.proxies.open();
             let judgements = member.judgements.subscribe();
-            member.also_run(proxies::follow(Arc::clone(&self.proxies), member.clusters.clone(), judgements));
+            let (clusters, proxied) = (member.clusters.clone(), member.proxied.clone());
+            member.also_run(proxies::follow(Arc::clone(&self.proxies), clusters, judgements, proxied));
         } else {
             let proxies = Arc::clone(&self.proxies);
             // It waits until the doors are closed.

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::{
     mesh,
     model::{Bind, Cluster, EndpointId, Judgement, L4, Lb, PortMode, ProxyMode, PublishedPort, Service},
-    proxy::{Applied, Door, Place, PortCount, Proxy, Spread, Table, Target},
+    proxy::{Applied, CountKey, Door, Known, Place, PortCount, Proxy, Spread, Table, Target, count_key},
 };
 
 /// How often a door that could not be opened is tried again, and an address that this host had not is looked for.
@@ -49,8 +49,8 @@ impl Proxies {
         self.standing().troubles.values().cloned().collect()
     }
 
-    /// What has gone through the doors.
-    pub(super) fn counts(&self) -> BTreeMap<(String, String), PortCount> {
+    /// What has gone through the doors, by service and port.
+    pub(super) fn counts(&self) -> BTreeMap<CountKey, PortCount> {
         self.proxy.counts()
     }
 
@@ -92,23 +92,34 @@ impl Proxies {
     }
 }
 
-/// Follows the cluster for ever.
+/// What is told of a proxy that does not run: nothing goes through it, whatever the cluster says.
+pub(super) const NO_PROXY: u64 = u64::MAX;
+
+/// Follows the cluster for ever, and tells the store's revision by whose table the proxy works: no connection that begins after
+/// that gets a replica which is out of balancing there. A door that does not open lets nobody in and holds nothing up.
 pub(super) async fn follow(
     proxies: Arc<Proxies>,
     mut clusters: watch::Receiver<Option<Arc<Cluster>>>,
     mut judgements: watch::Receiver<Judgement>,
+    applied: watch::Sender<u64>,
 ) {
+    // Before the first look: while that cluster's doors open, a newer one may come.
+    applied.send_replace(0);
     loop {
         let cluster = clusters.borrow_and_update().clone();
         let judgement = judgements.borrow_and_update().clone();
         // Nothing is closed before a whole snapshot was seen.
-        let table = cluster.map(|cluster| Arc::new(table(&cluster, &judgement)));
+        let table = cluster.map(|cluster| (cluster.revision, Arc::new(table(&cluster, &judgement))));
         loop {
             let mut look_again = false;
-            if let Some(table) = &table {
+            if let Some((revision, table)) = &table {
                 let (table, proxies) = (Arc::clone(table), Arc::clone(&proxies));
                 // Opening thousands of sockets takes a while; nobody else on this thread shall wait for it.
-                look_again = tokio::task::spawn_blocking(move || proxies.apply(&table)).await.unwrap_or(true);
+                let done = tokio::task::spawn_blocking(move || proxies.apply(&table)).await;
+                if done.is_ok() {
+                    applied.send_if_modified(|applied| std::mem::replace(applied, *revision) != *revision);
+                }
+                look_again = done.unwrap_or(true);
             }
             let changed = async {
                 tokio::select! {
@@ -129,7 +140,18 @@ pub(super) async fn follow(
 /// Every door that a node should have open.
 fn table(cluster: &Cluster, judgement: &Judgement) -> Table {
     let services = cluster.services.values().filter(|service| !service.ports.is_empty());
-    Table { doors: services.flat_map(|service| doors(cluster, service, judgement)).collect() }
+    let count_keys = |service: &Service| {
+        let keys = service.ports.iter().map(|port| count_key(service.name.as_str(), port.published, port.protocol));
+        keys.collect::<Vec<_>>()
+    };
+    let replicas = cluster.endpoints.values().filter(|endpoint| endpoint.service.is_some());
+    Table {
+        known: Known {
+            ports: services.clone().flat_map(count_keys).collect(),
+            replicas: replicas.map(|replica| replica.id).collect(),
+        },
+        doors: services.flat_map(|service| doors(cluster, service, judgement)).collect(),
+    }
 }
 
 fn doors(cluster: &Cluster, service: &Service, judgement: &Judgement) -> Vec<Door> {
@@ -142,6 +164,7 @@ fn doors(cluster: &Cluster, service: &Service, judgement: &Judgement) -> Vec<Doo
     let door = |port: &PublishedPort, bind, headers| Door {
         place: Place { bind, port: port.published, protocol: port.protocol },
         service: service.name.to_string(),
+        beside_kernel: port.mode == PortMode::Kernel && port.bind == Bind::Any,
         headers,
         targets: takers
             .iter()
@@ -191,5 +214,64 @@ fn spread(lb: Lb, takers: &[(EndpointId, u16)]) -> Spread {
         Lb::Random => Spread::ByChance(in_turn()),
         Lb::LeastConn => Spread::FewestOpen,
         Lb::Source => Spread::BySource(narrow(mesh::share_out(takers))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::{
+        model::{ClusterId, ClusterSettings, NetworkId, NodeId, Report, ServiceId},
+        proxy::Handed,
+    };
+
+    /// A service whose port is proxied.
+    fn cluster(revision: u64, port: u16) -> Cluster {
+        let settings = ClusterSettings { id: ClusterId(1), vxlan_port: 7789, vni: 77, pools: vec![] };
+        let mut cluster = Cluster { revision, ..Cluster::empty(settings) };
+        let id = ServiceId::new(1).unwrap();
+        let published = PublishedPort {
+            bind: Bind::Address(Ipv4Addr::LOCALHOST.into()),
+            published: port.try_into().unwrap(),
+            target: port.try_into().unwrap(),
+            protocol: L4::Tcp,
+            mode: PortMode::Proxy(ProxyMode::default()),
+        };
+        let network = NetworkId::new(1).unwrap();
+        cluster.services.insert(id, Service::new(id, "web".parse().unwrap(), network, vec![], vec![published]));
+        cluster
+    }
+
+    /// The drains of a cluster wait for it: a door that does not open must not hold them up, nor a change that asks nothing of it.
+    #[tokio::test]
+    async fn it_tells_how_far_it_is_whatever_the_doors() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let proxies = Proxies::new(Proxy::start(Handed::default()).unwrap());
+        proxies.open();
+        let (clusters, judgements) = (watch::Sender::new(None), watch::Sender::<Judgement>::default());
+        let applied = watch::Sender::new(NO_PROXY);
+        let mut told = applied.subscribe();
+        let following = follow(Arc::clone(&proxies), clusters.subscribe(), judgements.subscribe(), applied);
+        let checks = async {
+            told.wait_for(|told| *told == 0).await.unwrap();
+            clusters.send_replace(Some(Arc::new(cluster(5, port))));
+            told.wait_for(|told| *told == 5).await.unwrap();
+            assert_eq!(proxies.troubles().len(), 1);
+            let mut reported = cluster(6, port);
+            reported.reports.insert(NodeId::new(1).unwrap(), Report { revision: 5, open: BTreeMap::new() });
+            clusters.send_replace(Some(Arc::new(reported)));
+            told.wait_for(|told| *told == 6).await.unwrap();
+        };
+        timeout(Duration::from_secs(10), async {
+            tokio::select! {
+                () = following => {}
+                () = checks => {}
+            }
+        })
+        .await
+        .unwrap();
     }
 }

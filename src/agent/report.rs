@@ -1,7 +1,7 @@
-//! What this node tells the others about draining: that its kernel has taken out of balancing whatever drains, and how many
-//! connections its own draining replicas still have.
+//! What this node tells the others about draining: that its kernel and its proxy have taken out of balancing whatever drains, and
+//! how many connections its own draining replicas still have.
 //!
-//! One task for the life of a membership, woken by passes and by changes of the store. It writes one key under the node's lease,
+//! One task for the life of a membership, woken by passes, by the proxy and by changes of the store. It writes one key under the node's lease,
 //! and only when there is something new to say: a drain that its last report does not cover, or a count that has changed. A write of
 //! its own asks nothing of any kernel ([`Cluster::asks_the_same`]) and covers itself, so that none leads to the next. What a
 //! dead agent has said goes with its lease; the next one says it again.
@@ -59,6 +59,8 @@ pub(super) struct Work {
     pub(super) clusters: watch::Receiver<Option<Arc<Cluster>>>,
     /// What the kernel does.
     pub(super) passes: watch::Receiver<Option<Arc<Pass>>>,
+    /// The revision by whose table the proxy works, or more than any while none runs.
+    pub(super) proxied: watch::Receiver<u64>,
 }
 
 /// Runs until the membership is gone.
@@ -67,8 +69,9 @@ pub(super) async fn keep(mut work: Work) {
     loop {
         let cluster = work.clusters.borrow_and_update().clone();
         let pass = work.passes.borrow_and_update().clone();
+        let proxied = *work.proxied.borrow_and_update();
         let again = match (cluster, pass) {
-            (Some(cluster), Some(pass)) => reporter.turn(&work, &cluster, &pass).await,
+            (Some(cluster), Some(pass)) => reporter.turn(&work, &cluster, done(&pass, proxied)).await,
             _ => None,
         };
         let due = async {
@@ -82,9 +85,15 @@ pub(super) async fn keep(mut work: Work) {
             biased;
             changed = work.clusters.changed() => if changed.is_err() { return },
             changed = work.passes.changed() => if changed.is_err() { return },
+            changed = work.proxied.changed() => if changed.is_err() { return },
             () = due => {}
         }
     }
+}
+
+/// Up to which revision nothing new goes by way of this node to what is out of balancing.
+fn done(pass: &Pass, proxied: u64) -> u64 {
+    if pass.balances { pass.revision.min(proxied) } else { 0 }
 }
 
 /// What the task remembers. Losing it costs a count and a report.
@@ -105,7 +114,7 @@ struct Reporter {
 
 impl Reporter {
     /// Says what there is to say; gives when to look again although nothing is heard.
-    async fn turn(&mut self, work: &Work, cluster: &Cluster, pass: &Pass) -> Option<Instant> {
+    async fn turn(&mut self, work: &Work, cluster: &Cluster, done: u64) -> Option<Instant> {
         self.heed(cluster);
         if cluster.drains.is_empty() {
             let (heeded, hidden) = (self.heeded, self.hidden);
@@ -116,9 +125,9 @@ impl Reporter {
         let said = self.said(cluster, work.me);
         let mut report = Report { revision: said.as_ref().map_or(0, |said| said.revision), open: BTreeMap::new() };
         let owed = cluster.drains.values().max().copied().unwrap_or_default();
-        if report.revision < owed && pass.balances && pass.revision >= owed && self.may_confirm(pass.revision) {
-            // The pass may have seen a newer cluster, which has not been heeded.
-            report.revision = pass.revision.min(cluster.revision);
+        if report.revision < owed && done >= owed && self.may_confirm(done) {
+            // Pass and proxy may have seen a newer cluster, which has not been heeded.
+            report.revision = done.min(cluster.revision);
         }
         let replicas: Vec<(&Endpoint, u64)> = mesh::draining_on(cluster, work.me).collect();
         self.seen.retain(|id, _| replicas.iter().any(|(replica, _)| replica.id == *id));
@@ -161,7 +170,7 @@ impl Reporter {
         }
     }
 
-    /// Whether a pass by the cluster of this revision knew all that drains.
+    /// Whether whoever works by the cluster of this revision knows all that drains.
     fn may_confirm(&self, revision: u64) -> bool {
         self.hidden.is_none_or(|hidden| revision > hidden)
     }
@@ -280,84 +289,4 @@ fn earlier(one: Option<Instant>, other: Instant) -> Instant {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{
-        Availability, ClusterId, ClusterSettings, EndpointState, NetnsRef, NetworkId, Node, ServiceId, UnreadableRecord,
-    };
-
-    const REPLICA: EndpointId = EndpointId(2);
-
-    fn me() -> NodeId {
-        NodeId::new(1).unwrap()
-    }
-
-    /// One node with one replica.
-    fn cluster(revision: u64, unreadable: &[&str]) -> Cluster {
-        let settings = ClusterSettings { id: ClusterId(1), vxlan_port: 7789, vni: 77, pools: vec![] };
-        let mut cluster = Cluster { revision, ..Cluster::empty(settings) };
-        let node = Node {
-            id: me(),
-            name: "h1".parse().unwrap(),
-            underlay: "192.0.2.1".parse().unwrap(),
-            labels: BTreeMap::new(),
-            availability: Availability::Active,
-        };
-        cluster.nodes.insert(node.id, node);
-        let replica = Endpoint {
-            id: REPLICA,
-            network: NetworkId::new(3).unwrap(),
-            addresses: vec!["10.9.0.2".parse().unwrap()],
-            name: "web-1".parse().unwrap(),
-            aliases: vec![],
-            node: me(),
-            service: ServiceId::new(1),
-            state: EndpointState::Ready,
-            weight: 1,
-            netns: NetnsRef { path: "/run/netns/x".into(), inode: 1 },
-            ifname: "eth0".into(),
-            fault: None,
-        };
-        cluster.endpoints.insert(replica.id, replica);
-        cluster.unreadable = unreadable
-            .iter()
-            .map(|key| UnreadableRecord { key: format!("{}{key}", record::PREFIX), reason: "torn".to_owned() })
-            .collect();
-        cluster
-    }
-
-    #[test]
-    fn a_record_hides_a_drain_while_its_object_stays_balanced() {
-        for (key, hides) in [
-            ("nodes/1", true),
-            ("endpoints/3/10.9.0.2", true),
-            // Nothing of these is in force.
-            ("nodes/2", false),
-            ("endpoints/3/10.9.0.3", false),
-            ("services/1", false),
-        ] {
-            assert_eq!(hides_a_drain(&cluster(1, &[key])), hides, "{key}");
-        }
-        for (drain, key) in [(Draining::Node(me()), "nodes/1"), (Draining::Endpoint(REPLICA), "endpoints/3/10.9.0.2")] {
-            let mut drained = cluster(1, &[key]);
-            drained.drains.insert(drain, 1);
-            assert!(!hides_a_drain(&drained), "{key} drains already");
-        }
-        let mut alone = cluster(1, &["endpoints/3/10.9.0.2"]);
-        alone.endpoints.values_mut().for_each(|endpoint| endpoint.service = None);
-        assert!(!hides_a_drain(&alone), "no replica");
-    }
-
-    #[test]
-    fn nothing_is_confirmed_that_an_unreadable_record_may_have_hidden() {
-        let mut reporter = Reporter::default();
-        reporter.heed(&cluster(5, &[]));
-        assert!(reporter.may_confirm(5));
-        reporter.heed(&cluster(6, &["endpoints/3/10.9.0.2"]));
-        assert!(!reporter.may_confirm(6));
-        reporter.heed(&cluster(7, &["endpoints/3/10.9.0.2"]));
-        reporter.heed(&cluster(8, &[]));
-        assert!(!reporter.may_confirm(7), "that pass did not know");
-        assert!(reporter.may_confirm(8));
-    }
-}
+mod tests;

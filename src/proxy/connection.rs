@@ -21,6 +21,7 @@ use super::{
     header,
     pool::{Front, Shared},
     relay::relay,
+    shares::Share,
     spread::{self, Load},
 };
 use crate::model::{EndpointId, ProxyProtocol};
@@ -46,12 +47,17 @@ pub(super) async fn accept(listener: std::net::TcpListener, front: Arc<Front>, s
                 continue;
             }
         };
-        if shared.places.available_permits() == 0 {
+        let free = shared.places.available_permits();
+        let Some(share) = shared.shares.take(peer.ip(), free) else {
+            refuse(&client, &front.behind().counts, Cause::Resources);
+            continue;
+        };
+        if free == 0 {
             // The others wait in the kernel meanwhile.
             front.behind().counts.fail(Cause::Resources);
         }
         let Ok(permit) = Arc::clone(&shared.places).acquire_owned().await else { return };
-        tokio::spawn(serve(client, peer, Arc::clone(&front), shared.limits, permit));
+        tokio::spawn(serve(client, peer, Arc::clone(&front), shared.limits, (permit, share)));
     }
 }
 
@@ -60,10 +66,10 @@ async fn serve(
     peer: SocketAddr,
     front: Arc<Front>,
     limits: &'static Limits,
-    _permit: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Share),
 ) {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let (counted, is_named) = {
+    let (mut counted, is_named) = {
         let behind = front.behind();
         let is_named = behind.door.headers.accept_from.iter().any(|prefix| prefix.contains(&peer.ip()));
         (Counted::begin(&behind.counts), is_named)
@@ -81,9 +87,10 @@ async fn serve(
         Some(Told::Addresses { client, server: _ }) => client.ip().to_canonical(),
         Some(Told::Nothing) | None => peer.ip(),
     };
-    let Some(Reached { mut server, send, load: _load }) = reach(&front, source, &counted, limits).await else {
+    let Some(Reached { mut server, replica, send, load: _load }) = reach(&front, source, &counted, limits).await else {
         return refuse(&client, &counted, Cause::NoReplica);
     };
+    counted.give(replica);
     if let Some(version) = send {
         let Ok(told) = told.map_or_else(|| addresses(&client, peer), Ok) else {
             return refuse(&client, &counted, Cause::Reset);
@@ -132,6 +139,7 @@ async fn read_header(client: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<
 /// A connection to a replica.
 struct Reached {
     server: TcpStream,
+    replica: EndpointId,
     /// The version of the header that it wants.
     send: Option<ProxyProtocol>,
     load: Loaded,
@@ -153,7 +161,7 @@ async fn reach(front: &Front, source: IpAddr, counts: &Counts, limits: &Limits) 
             Ok(server) => {
                 let now = front.behind();
                 if Arc::ptr_eq(&now, &behind) || now.leads_to(target) {
-                    return Some(Reached { server, send: now.door.headers.send, load });
+                    return Some(Reached { server, replica: target.id, send: now.door.headers.send, load });
                 }
                 debug!("the replica {} of {} was taken out while it was connected to", target.id, behind.door.service);
             }

@@ -1,11 +1,15 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU16,
     ops::Deref,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use super::Known;
+use crate::model::{EndpointId, L4};
 
 /// Why a connection got no replica, or lost it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +45,7 @@ impl Cause {
     }
 }
 
-/// What a door counts; it grows for as long as the process lives.
+/// What a published port counts, all its doors together; nothing in it ever falls.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     accepted: AtomicU64,
@@ -49,6 +53,15 @@ pub(super) struct Counts {
     from_clients: AtomicU64,
     to_clients: AtomicU64,
     failures: [AtomicU64; Cause::ALL.len()],
+    /// Those that have got a connection.
+    replicas: Mutex<BTreeMap<EndpointId, Arc<ReplicaCounts>>>,
+}
+
+/// What a replica got by one port.
+#[derive(Debug, Default)]
+struct ReplicaCounts {
+    connections: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Counts {
@@ -56,9 +69,8 @@ impl Counts {
         self.failures[cause as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn carry(&self, from_client: u64, to_client: u64) {
-        self.from_clients.fetch_add(from_client, Ordering::Relaxed);
-        self.to_clients.fetch_add(to_client, Ordering::Relaxed);
+    fn replicas(&self) -> MutexGuard<'_, BTreeMap<EndpointId, Arc<ReplicaCounts>>> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> PortCount {
@@ -71,6 +83,13 @@ impl Counts {
             bytes_from_clients: read(&self.from_clients),
             bytes_to_clients: read(&self.to_clients),
             failures: Cause::ALL.into_iter().map(|cause| (cause, read(&self.failures[cause as usize]))).collect(),
+            replicas: self
+                .replicas()
+                .iter()
+                .map(|(id, replica)| {
+                    (*id, ReplicaCount { connections: read(&replica.connections), bytes: read(&replica.bytes) })
+                })
+                .collect(),
         }
     }
 }
@@ -78,13 +97,32 @@ impl Counts {
 /// A connection or a flow of datagrams that is counted as open while this lives, however it ends. It stays with the counters that
 /// it began with.
 #[derive(Debug)]
-pub(super) struct Counted(Arc<Counts>);
+pub(super) struct Counted {
+    port: Arc<Counts>,
+    replica: Option<Arc<ReplicaCounts>>,
+}
 
 impl Counted {
     /// Counts its beginning.
     pub(super) fn begin(counts: &Arc<Counts>) -> Self {
         counts.accepted.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(counts))
+        Self { port: Arc::clone(counts), replica: None }
+    }
+
+    /// Counts it, and what it carries from here on, for the replica that it has got, too.
+    pub(super) fn give(&mut self, replica: EndpointId) {
+        let replica = Arc::clone(self.port.replicas().entry(replica).or_default());
+        replica.connections.fetch_add(1, Ordering::Relaxed);
+        self.replica = Some(replica);
+    }
+
+    /// Counts bytes.
+    pub(super) fn carry(&self, from_client: u64, to_client: u64) {
+        self.port.from_clients.fetch_add(from_client, Ordering::Relaxed);
+        self.port.to_clients.fetch_add(to_client, Ordering::Relaxed);
+        if let Some(replica) = &self.replica {
+            replica.bytes.fetch_add(from_client + to_client, Ordering::Relaxed);
+        }
     }
 }
 
@@ -92,13 +130,13 @@ impl Deref for Counted {
     type Target = Counts;
 
     fn deref(&self) -> &Counts {
-        &self.0
+        &self.port
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
+        self.port.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -115,24 +153,69 @@ pub struct PortCount {
     pub bytes_to_clients: u64,
     /// What went wrong, and how often.
     pub failures: BTreeMap<Cause, u64>,
+    /// What each replica got that has got anything.
+    pub replicas: BTreeMap<EndpointId, ReplicaCount>,
+}
+
+/// What a replica got by a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReplicaCount {
+    /// Connections (and flows of datagrams) that reached it.
+    pub connections: u64,
+    /// Bytes carried, both directions.
+    pub bytes: u64,
 }
 
 /// A service's name and its published port, such as `80/tcp`.
-pub(super) type CountKey = (String, String);
+pub type CountKey = (String, String);
 
-/// The counters of all ports that there ever were: as many as people have published since the start.
+/// Under which key a service's port is counted.
+pub fn count_key(service: &str, port: NonZeroU16, protocol: L4) -> CountKey {
+    (service.to_owned(), format!("{port}/{protocol}"))
+}
+
+/// The counters of all ports that there are, and of those that are gone while connections by them are open.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    ports: Mutex<BTreeMap<CountKey, Arc<Counts>>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    ports: BTreeMap<CountKey, Arc<Counts>>,
+    known: BTreeSet<CountKey>,
 }
 
 impl Counters {
     pub(super) fn of(&self, key: CountKey) -> Arc<Counts> {
-        Arc::clone(self.ports.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
+        Arc::clone(self.lock().ports.entry(key).or_default())
+    }
+
+    /// Forgets the replicas that there are not any more, and ports as soon as nothing is counted by them.
+    pub(super) fn keep(&self, known: &Known) {
+        let mut inner = self.lock();
+        inner.known.clone_from(&known.ports);
+        inner.forget();
+        for counts in inner.ports.values() {
+            counts.replicas().retain(|replica, _| known.replicas.contains(replica));
+        }
     }
 
     pub(super) fn read(&self) -> BTreeMap<CountKey, PortCount> {
-        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        ports.iter().map(|(key, counts)| (key.clone(), counts.read())).collect()
+        let mut inner = self.lock();
+        inner.forget();
+        inner.ports.iter().map(|(key, counts)| (key.clone(), counts.read())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn forget(&mut self) {
+        let Self { ports, known } = self;
+        // Doors and connections hold what they count by. Nobody else gets hold of it while this is locked.
+        ports.retain(|key, counts| known.contains(key) || Arc::strong_count(counts) > 1);
     }
 }

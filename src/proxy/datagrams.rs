@@ -142,7 +142,9 @@ async fn open(behind: &Behind, turn: &Turn, client: SocketAddr) -> Option<Flow> 
         let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
         let socket = UdpSocket::bind(any).await.ok()?;
         socket.connect(address).await.ok()?;
-        Some(Flow { socket, replica, heard: Heard::now(), counted: Counted::begin(&behind.counts) })
+        let mut counted = Counted::begin(&behind.counts);
+        counted.give(replica.id);
+        Some(Flow { socket, replica, heard: Heard::now(), counted })
     };
     let opened = opened.await;
     if opened.is_none() {

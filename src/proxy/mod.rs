@@ -19,15 +19,16 @@ mod listener;
 mod pipe;
 mod pool;
 mod relay;
+mod shares;
 mod spread;
 mod table;
 mod worker;
 
-pub use counters::{Cause, PortCount};
+pub use counters::{Cause, CountKey, PortCount, ReplicaCount, count_key};
 pub use handover::Handed;
 pub use header::{HEADER_BYTES_MAX, Parsed, Told, parse as parse_header, write as write_header};
 pub use pool::{Applied, Proxy, Trouble};
-pub use table::{Door, Place, Spread, Table, Target};
+pub use table::{Door, Known, Place, Spread, Table, Target};
 
 use std::time::Duration;
 

@@ -14,9 +14,10 @@ use tokio::{sync::Semaphore, task::AbortHandle};
 use tracing::warn;
 
 use super::{
-    Door, Handed, Limits, Place, PortCount, Spread, Table, Target, connection,
+    CountKey, Door, Handed, Limits, Place, PortCount, Spread, Table, Target, connection, count_key,
     counters::{Counters, Counts},
     datagrams, handover, listener,
+    shares::Shares,
     spread::{Load, Turn},
     worker::Worker,
 };
@@ -66,6 +67,7 @@ pub struct Proxy {
 pub(super) struct Shared {
     pub(super) limits: &'static Limits,
     pub(super) places: Arc<Semaphore>,
+    pub(super) shares: Arc<Shares>,
 }
 
 /// A door and what lies behind it now.
@@ -147,10 +149,18 @@ impl Proxy {
         let files = raise_file_limit();
         // Two sockets each.
         let connections = ((files - files / FILES_LEFT) / 2).min(CONNECTIONS_MAX);
-        let places = usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS);
+        Self::start_bounded(handed, usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS))
+    }
+
+    /// As [`Self::start`], for so many connections at once, whatever the limit of open files.
+    pub fn start_bounded(handed: Handed, places: usize) -> io::Result<Self> {
         Ok(Self {
             workers: Worker::start_all()?,
-            shared: Shared { limits: &Limits::DEFAULT, places: Arc::new(Semaphore::new(places)) },
+            shared: Shared {
+                limits: &Limits::DEFAULT,
+                places: Arc::new(Semaphore::new(places)),
+                shares: Shares::of(places),
+            },
             counters: Counters::default(),
             state: Mutex::new(Doors { handed, ..Doors::default() }),
         })
@@ -192,7 +202,7 @@ impl Proxy {
             };
             let behind = Arc::new(Behind {
                 loads: door.targets.iter().map(|target| load(target.id)).collect(),
-                counts: self.counters.of((door.service.clone(), format!("{}/{}", place.port, place.protocol))),
+                counts: self.counters.of(count_key(&door.service, place.port, place.protocol)),
                 door: door.clone(),
             });
             if let Some(open) = open.get(&place) {
@@ -210,11 +220,12 @@ impl Proxy {
             }
         }
         handed.drop_rest();
+        self.counters.keep(&table.known);
         applied
     }
 
     /// The counters of every port, by service and port.
-    pub fn counts(&self) -> BTreeMap<(String, String), PortCount> {
+    pub fn counts(&self) -> BTreeMap<CountKey, PortCount> {
         self.counters.read()
     }
 
@@ -273,17 +284,23 @@ fn is_elsewhere(place: Place, error: &io::Error) -> bool {
 }
 
 fn sentence(door: &Door, error: &io::Error) -> String {
-    let Door { place: Place { bind, port, protocol }, service, .. } = door;
+    let Door { place: Place { bind, port, protocol }, service, beside_kernel, .. } = door;
     let at = match bind {
         Bind::Any => "every address".to_owned(),
         Bind::Address(address) => address.to_string(),
         Bind::Device(device) => format!("the device {device}"),
     };
     let what = format!("the service {service} does not answer at {at}, port {port}/{protocol}, of this node");
-    if error.kind() == io::ErrorKind::AddrInUse {
-        format!("{what}: a program of this host has the port; end it or publish another port")
-    } else {
-        format!("{what}: {error}")
+    match (error.kind(), beside_kernel) {
+        (io::ErrorKind::AddrInUse, true) => format!(
+            "{what}: a program of this host has the port. What comes to the host's other addresses the kernel gives to the \
+             service all the same, so only loopback reaches the program: end it, let it listen at another port, or publish \
+             another port"
+        ),
+        (io::ErrorKind::AddrInUse, false) => {
+            format!("{what}: a program of this host has the port; end it or publish another port")
+        }
+        _ => format!("{what}: {error}"),
     }
 }
 

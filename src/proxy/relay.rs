@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Cause, Limits, counters::Counts, listener, pipe::Pipe};
+use super::{Cause, Limits, counters::Counted, listener, pipe::Pipe};
 
 /// What is read at once.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -84,7 +84,7 @@ pub(super) async fn relay(
     mut server: TcpStream,
     first: Vec<u8>,
     limits: &Limits,
-    counts: &Counts,
+    counted: &Counted,
 ) -> Result<(), Cause> {
     let outcome = {
         let (mut from_client, mut to_client) = client.split();
@@ -105,7 +105,7 @@ pub(super) async fn relay(
                 return Poll::Ready(Err(Some(broken)));
             }
             if up.uncounted > COUNT_BYTES || down.uncounted > COUNT_BYTES {
-                counts.carry(std::mem::take(&mut up.uncounted), std::mem::take(&mut down.uncounted));
+                counted.carry(std::mem::take(&mut up.uncounted), std::mem::take(&mut down.uncounted));
             }
             if up_ended.is_ready() && down_ended.is_ready() {
                 return Poll::Ready(Ok(()));
@@ -130,7 +130,7 @@ pub(super) async fn relay(
             Poll::Pending
         })
         .await;
-        counts.carry(up.uncounted, down.uncounted);
+        counted.carry(up.uncounted, down.uncounted);
         up.give_back();
         down.give_back();
         outcome

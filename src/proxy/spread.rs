@@ -101,6 +101,7 @@ mod tests {
         let door = Door {
             place: Place { bind: Bind::Any, port, protocol: L4::Tcp },
             service: "web".into(),
+            beside_kernel: false,
             headers: ProxyMode::default(),
             targets: weights.iter().enumerate().map(target).collect(),
             spread,

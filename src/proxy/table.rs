@@ -1,5 +1,6 @@
-use std::{fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
+use std::{collections::BTreeSet, fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
 
+use super::CountKey;
 use crate::model::{Bind, EndpointId, L4, ProxyMode};
 
 /// Every door that should be open, and what lies behind each.
@@ -7,6 +8,17 @@ use crate::model::{Bind, EndpointId, L4, ProxyMode};
 pub struct Table {
     /// The doors, no two at one place.
     pub doors: Vec<Door>,
+    /// What there is to count.
+    pub known: Known,
+}
+
+/// What there is, with or without a door at the moment: of what is gone the counters are forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Known {
+    /// The published ports.
+    pub ports: BTreeSet<CountKey>,
+    /// The replicas.
+    pub replicas: BTreeSet<EndpointId>,
 }
 
 /// One listening socket and the replicas behind it.
@@ -16,6 +28,8 @@ pub struct Door {
     pub place: Place,
     /// The service's name, for people and counters.
     pub service: String,
+    /// Whether the kernel carries the same port at the host's other addresses.
+    pub beside_kernel: bool,
     /// PROXY headers that are sent and accepted.
     pub headers: ProxyMode,
     /// The replicas that take connections.

@@ -166,12 +166,12 @@ impl Operations for Arc<Agent> {
 
     async fn service_replicas(&self, service: &str) -> Result<Vec<ReplicaView>, Refusal> {
         let member = self.member().await?;
-        Ok(traffic::with_replicas(&member, services::replicas(&member, service)?).await)
+        Ok(traffic::with_replicas(&member, &self.proxies, services::replicas(&member, service)?).await)
     }
 
     async fn service_inspect(&self, service: &str) -> Result<ServiceView, Refusal> {
         let member = self.member().await?;
-        Ok(traffic::with_service(&member, services::inspect(&member, service)?).await)
+        Ok(traffic::with_service(&member, &self.proxies, services::inspect(&member, service)?).await)
     }
 
     async fn service_update(&self, service: &str, request: ServiceUpdateRequest) -> Result<ServiceView, Refusal> {

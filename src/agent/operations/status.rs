@@ -134,9 +134,13 @@ async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> 
 
 /// Brings the gauges up to date, just before somebody reads them.
 pub(in crate::agent) async fn gather(agent: &Agent) {
-    agent.metrics.proxied.update(&agent.proxies.counts());
-    let Some(member) = agent.membership().await else { return };
-    let Some(cluster) = member.cluster() else { return };
+    let member = agent.membership().await;
+    let cluster = member.as_ref().and_then(|member| member.cluster());
+    agent.metrics.proxied.show(&agent.proxies.counts(), |replica| {
+        let replica = cluster.as_ref()?.endpoints.get(&replica)?;
+        Some(replica.name.to_string())
+    });
+    let Some((member, cluster)) = member.zip(cluster) else { return };
     let metrics = &agent.metrics;
     metrics.count_connections(&*agent.kernel, &cluster).await;
     metrics.show_tally(&member.tally, &cluster);

@@ -26,7 +26,7 @@ pub(in crate::agent) struct Pass {
     /// Which pass it is, counted from 1.
     pub(in crate::agent) number: u64,
     /// All requests up to this one are covered by it.
-    pub(super) covers: u64,
+    pub(in crate::agent) covers: u64,
     /// The store's revision that it worked from, or a later one that asks the same of the kernel.
     pub(in crate::agent) revision: u64,
     /// Whether the rule set is as that revision wants it: who is out of balancing there gets nothing new by way of this node.

@@ -17,11 +17,12 @@ pub struct ServiceTraffic {
 /// What has come by one entrance.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EntranceTraffic {
-    /// `vip`, or a published port such as `80/tcp`.
+    /// `vip`, a published port such as `80/tcp`, or `80/tcp (proxy)` for what the agent carried of it.
     pub via: String,
     /// Connections begun.
     pub connections: u64,
-    /// Bytes in both directions, with headers, of those over and those under way; 0 where the kernel does not count.
+    /// Bytes in both directions, of those over and those under way: with headers, and 0 where the kernel does not count; for the
+    /// proxy without headers, told every few MiB and at the end.
     pub bytes: u64,
 }
 
