@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -76,6 +77,8 @@ pub(super) struct Pass {
     pub(super) failures: Vec<Failure>,
     /// What of ours the kernel holds after it, and how large the tunnel's packets may be.
     pub(super) mtu: Option<u32>,
+    /// This host's addresses of which it tells the others; nothing where it did not come so far as to look.
+    pub(super) addresses: Option<BTreeSet<IpAddr>>,
     /// Endpoints of this node whose namespace is gone.
     pub(super) bereft: BTreeSet<EndpointId>,
 }
@@ -290,10 +293,14 @@ impl Reconciler {
             steps: 0,
             failures: Vec::new(),
             mtu: None,
+            addresses: None,
             bereft,
         };
         match work.host.facts(work.me, cluster).await {
-            Ok(facts) => self.converge(work, &view, &facts, judgement, settled, &mut pass).await,
+            Ok(facts) => {
+                self.converge(work, &view, &facts, judgement, settled, &mut pass).await;
+                pass.addresses = Some(facts.addresses);
+            }
             Err(error) => pass.failures.push(error.into()),
         }
         pass.ended = Instant::now();
