@@ -44,6 +44,10 @@ fn cases() -> Vec<Case> {
     let loose = HostFacts { rp_filter_all: 2, ..facts() };
     let advertised = HostFacts { advertised_to: ["eth0".to_owned(), "wlan0".to_owned()].into(), ..facts() };
     let small = HostFacts { underlay_mtu: 1280, ..facts() };
+    let others = HostFacts {
+        addresses: ["192.0.2.1", "198.51.100.1", "2001:db8::1"].map(|address| address.parse().unwrap()).into(),
+        ..facts()
+    };
     let jumbo = HostFacts { underlay_mtu: 9000, ..facts() };
     vec![
         ("alone", nodes("192.0.2", 1), facts()),
@@ -59,6 +63,7 @@ fn cases() -> Vec<Case> {
         ("ipv6_network_on_a_small_underlay", ipv6(nodes("192.0.2", 2)), small),
         ("doors_of_their_own", doors(web()), facts()),
         ("clients_keep_their_replica", sticky(web()), facts()),
+        ("other_addresses_of_the_nodes", told(dual(web())), others),
     ]
 }
 
@@ -112,7 +117,26 @@ fn check(name: &str, text: &str) {
 }
 
 fn facts() -> HostFacts {
-    HostFacts { underlay_mtu: 1500, mark_mask: MarkMask::DEFAULT, rp_filter_all: 0, advertised_to: [].into() }
+    HostFacts {
+        underlay_mtu: 1500,
+        mark_mask: MarkMask::DEFAULT,
+        rp_filter_all: 0,
+        advertised_to: [].into(),
+        addresses: [].into(),
+    }
+}
+
+/// The nodes tell their addresses: node 1 (this one) that of a bridge which node 2 has too; node 2 a second one of each family,
+/// one that is this host's by now, and one that is a container's.
+fn told(mut cluster: Cluster) -> Cluster {
+    for (number, addresses) in [
+        (1, &["172.17.0.1", "192.0.2.1", "2001:db8::1"][..]),
+        (2, &["172.17.0.1", "192.0.2.2", "198.51.100.1", "198.51.100.2", "10.42.0.9", "2001:db8::2"]),
+    ] {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap());
+        cluster.nodes.get_mut(&node_id(number)).unwrap().addresses = addresses.collect();
+    }
+    cluster
 }
 
 fn node_id(number: u16) -> NodeId {
@@ -142,6 +166,7 @@ fn nodes(underlay: &str, count: u16) -> Cluster {
                 underlay: format!("{underlay}{separator}{number}").parse().unwrap(),
                 labels: [].into(),
                 availability: Availability::Active,
+                addresses: [].into(),
             },
         );
         cluster.alive.insert(id);

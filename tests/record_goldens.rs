@@ -3,7 +3,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    time::Duration,
+};
 
 use weft::{
     model::{
@@ -30,7 +35,14 @@ fn node() -> Node {
         underlay: "2001:db8::7".parse().unwrap(),
         labels: BTreeMap::from([("rack".into(), "r1".into()), ("disk".into(), "\"ssd\" schnell".into())]),
         availability: Availability::Drain,
+        addresses: BTreeSet::new(),
     }
+}
+
+/// As [`node`], by an agent that tells its addresses.
+fn node_with_addresses() -> Node {
+    let addresses = ["192.0.2.7", "10.1.2.3", "2001:db8::7"].map(|address| address.parse().unwrap());
+    Node { addresses: addresses.into(), ..node() }
 }
 
 fn network() -> Network {
@@ -155,6 +167,7 @@ fn records_are_written_byte_by_byte_as_ever() {
         ("node.json", record::encode_node(&node())),
         ("alive.json", record::encode_alive(&node().name)),
         ("network.json", record::encode_network(&network())),
+        ("node-addresses.json", record::encode_node(&node_with_addresses())),
         ("block.json", record::encode_block(&block())),
         ("endpoint.json", record::encode_endpoint(&endpoint())),
         ("endpoint-unhealthy.json", record::encode_endpoint(&unhealthy_endpoint())),
@@ -206,6 +219,23 @@ fn a_fault_is_read_as_it_was_meant_and_never_too_long() {
     // Whoever wrote it: a record is not refused for its words.
     let long = String::from_utf8(golden("endpoint-unhealthy.json")).unwrap().replace("503", &"9".repeat(1000));
     assert_eq!(read(long.into_bytes())[0].fault.as_ref().unwrap().to_string().len(), Fault::LEN_MAX);
+}
+
+#[test]
+fn a_nodes_addresses_are_read_as_they_were_meant() {
+    let read = |addresses: &str| {
+        let record = format!(r#"{{"v":1,"id":7,"name":"alpha","underlay":"2001:db8::7","addresses":[{addresses}]}}"#);
+        let mut snapshot = snapshot(&[("cluster", "cluster.json"), ("nodes/7", "node-addresses.json")]);
+        let node = snapshot.entries.iter_mut().find(|entry| entry.key.ends_with("nodes/7")).unwrap();
+        node.value = record.into_bytes();
+        record::assemble(&snapshot).unwrap().nodes[&node_with_addresses().id].addresses.clone()
+    };
+    let files = [("cluster", "cluster.json"), ("nodes/7", "node-addresses.json")];
+    assert_eq!(record::assemble(&snapshot(&files)).unwrap().nodes[&node().id], node_with_addresses());
+    // What nobody may be taken for, and what is too much, is left out, and harms nothing.
+    assert_eq!(read(r#""127.0.0.1","fe80::1","169.254.64.9","192.0.2.9""#), ["192.0.2.9".parse().unwrap()].into());
+    let many: Vec<String> = (0..200).map(|number| format!("\"10.0.0.{number}\"")).collect();
+    assert_eq!(read(&many.join(",")).len(), Node::ADDRESSES_MAX);
 }
 
 #[test]

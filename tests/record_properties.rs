@@ -28,9 +28,9 @@ fn cluster(services: u16, replicas: u16, weight: u16) -> Cluster {
     for id in NodeId::all().take(3) {
         let underlay = std::net::Ipv4Addr::from(0xc000_0200 + u32::from(id.get())).into();
         let name = format!("node-{id}").parse().unwrap();
-        cluster
-            .nodes
-            .insert(id, Node { id, name, underlay, labels: BTreeMap::new(), availability: Availability::Active });
+        let addresses = [underlay, format!("2001:db8::{id}").parse().unwrap()].into();
+        let (labels, availability) = (BTreeMap::new(), Availability::Active);
+        cluster.nodes.insert(id, Node { id, name, underlay, labels, availability, addresses });
         cluster.alive.insert(id);
         let open = BTreeMap::from([(EndpointId(7), id.get().into())]);
         cluster.reports.insert(id, Report { revision: 4, open });

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use netns_tests::{Netns, Topology, scenario, testkit::ask, wait_until};
+use netns_tests::{Container, Family, Host, Netns, Topology, scenario, testkit::ask, wait_until};
 
 /// A request takes a millisecond; a packet that is dropped on its way costs a second at least.
 const REQUEST_BOUND: Duration = Duration::from_millis(900);
@@ -75,6 +75,89 @@ fn a_replica_reaches_itself_by_every_door() {
         }
         Ok(())
     });
+}
+
+/// The cluster is over IPv4, and the hosts have IPv6 addresses too: who asks for one of them is served as at the advertised one.
+/// By way of the node that has it, a replica on the asker's own host would answer the host itself, which knows nothing of it.
+#[test]
+fn a_node_is_asked_at_an_address_that_it_does_not_advertise() {
+    scenario(2, |topology| {
+        let replicas = topology.web_in(&Family::BOTH, 4)?;
+        let askers = topology.hosts().iter().map(|host| host.attach("blue", &format!("asker-{}", host.name()), ""));
+        let askers = askers.collect::<Result<Vec<_>>>()?;
+        for (host, other) in [(0, 1), (1, 0)] {
+            known(topology.host(host), topology.host(other), topology.host(other).address6(), true)?;
+            let to = topology.host(other).door(Family::V6, 80);
+            let name = topology.host(host).name();
+            every_replica(topology.host(host).netns(), to, &replicas).with_context(|| name.to_owned())?;
+            every_replica(askers[host].netns(), to, &replicas).with_context(|| format!("a container on {name}"))?;
+        }
+        for host in topology.hosts() {
+            let rows = host.weft_rows("service ps web")?;
+            let balanced = rows.iter().filter(|row| row["balanced"] == true).count();
+            ensure!(balanced == replicas.len(), "{}: {rows:?}", host.name());
+        }
+        Ok(())
+    });
+}
+
+/// Addresses come and go while the agents run, and the others hear of it.
+#[test]
+fn a_node_is_asked_at_an_address_that_it_is_given_later() {
+    scenario(2, |topology| {
+        let replicas = topology.web(4)?;
+        let (host, other) = (topology.host(0), topology.host(1));
+        host.weft_ok("service create bound --network blue --publish 198.51.100.2:81:8080")?;
+        warned(host, true)?;
+        host.netns().ip("route add 198.51.100.0/24 dev eth0")?;
+        other.netns().ip("addr add 198.51.100.2/24 dev eth0")?;
+        let later = "198.51.100.2".parse()?;
+        known(host, other, later, true)?;
+        warned(host, false)?;
+        every_replica(host.netns(), std::net::SocketAddr::new(later, 80), &replicas)?;
+        other.netns().ip("addr del 198.51.100.2/24 dev eth0")?;
+        known(host, other, later, false)
+    });
+}
+
+/// Whether the status names the port that is published at an address that no node has.
+fn warned(host: &Host, wanted: bool) -> Result<()> {
+    wait_until(format!("a warning: {wanted}"), CONVERGE_BOUND, || {
+        let warnings = host.weft_json("status")?["warnings"].to_string();
+        let warning = "the service bound publishes 198.51.100.2:81/tcp, but no live node has the address";
+        ensure!(warnings.contains(warning) == wanted, "{warnings}");
+        Ok(())
+    })
+}
+
+/// Waits until the kernel of `host` takes an address for another node's, or no longer does.
+fn known(host: &Host, other: &Host, address: std::net::IpAddr, wanted: bool) -> Result<()> {
+    let family = Family::of(address);
+    let set = if family == Family::V4 { "nodes4" } else { "nodes6" };
+    wait_until(format!("{} knows {address}: {wanted}", host.name()), CONVERGE_BOUND, || {
+        let told = host.weft_json(&format!("node inspect {}", other.name()))?;
+        let is_told = told["addresses"].as_array().is_some_and(|all| all.contains(&address.to_string().into()));
+        ensure!(is_told == wanted, "{told}");
+        let listed = host.netns().exec(&format!("nft list set inet weft {set}"))?;
+        ensure!(listed.contains(&format!("{address}")) == wanted, "{listed}");
+        Ok(())
+    })
+}
+
+/// As many requests as make ten rounds: each is answered, and every replica has its share.
+fn every_replica(from: &Netns, to: std::net::SocketAddr, replicas: &[Container]) -> Result<()> {
+    let mut answers = std::collections::BTreeMap::<String, usize>::new();
+    from.enter(|| {
+        for turn in 0..REQUESTS * replicas.len() {
+            let answer =
+                ask(to, REQUEST_BOUND).with_context(|| format!("request {turn} to {to}; before: {answers:?}"))?;
+            *answers.entry(answer.replica).or_default() += 1;
+        }
+        Ok(())
+    })?;
+    let is_even = replicas.iter().all(|replica| answers.get(replica.name()) == Some(&REQUESTS));
+    ensure!(is_even, "{answers:?}");
+    Ok(())
 }
 
 fn everybody(topology: &Topology, from: &Netns) -> Result<()> {

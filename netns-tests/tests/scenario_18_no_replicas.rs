@@ -3,7 +3,7 @@
 
 use std::{
     io::ErrorKind,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -53,6 +53,41 @@ fn a_service_without_replicas_refuses_at_once() {
     });
 }
 
+/// The range for VIPs has a route into the tunnel, so what nobody has there would be lost on it.
+#[test]
+fn an_address_that_no_service_has_is_refused_at_once() {
+    scenario(2, |topology| {
+        topology.host(0).weft_ok("network create blue --subnet 10.42.0.0/16 --subnet fd00:42::/64")?;
+        topology.host(0).weft_ok("service create web --network blue")?;
+        let host = topology.host(1);
+        topology.wait_known(host, "service", "web")?;
+        let asker = host.attach("blue", "asker", "")?;
+        let row = host.weft_json("service inspect web")?;
+        let vips = row["vips"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+        let vips = vips.map(str::parse).collect::<Result<Vec<IpAddr>, _>>()?;
+        ensure!(vips.len() == 2, "{vips:?}");
+        for vip in vips {
+            let unused: IpAddr = match vip {
+                IpAddr::V4(vip) => Ipv4Addr::from_bits(vip.to_bits() + 77).into(),
+                IpAddr::V6(vip) => Ipv6Addr::from_bits(vip.to_bits() + 77).into(),
+            };
+            let (container, host) = (asker.netns(), host.netns());
+            // A packet that is rejected where it leaves its own host fails the call that sends it: EPERM.
+            for (protocol, from, kind) in [
+                (Protocol::Tcp, container, ErrorKind::ConnectionRefused),
+                (Protocol::Udp, container, ErrorKind::ConnectionRefused),
+                (Protocol::Tcp, host, ErrorKind::ConnectionRefused),
+                (Protocol::Udp, host, ErrorKind::PermissionDenied),
+            ] {
+                let server = SocketAddr::new(unused, 8080);
+                fails_at_once(from, protocol, server, kind)
+                    .with_context(|| format!("{protocol:?} from {}", from.name()))?;
+            }
+        }
+        Ok(())
+    });
+}
+
 fn refused_everywhere(topology: &Topology, container: &Netns, vip: SocketAddr) -> Result<()> {
     for host in topology.hosts() {
         for (protocol, port) in [(Protocol::Tcp, 80), (Protocol::Udp, 5300)] {
@@ -74,6 +109,10 @@ fn refused_everywhere(topology: &Topology, container: &Netns, vip: SocketAddr) -
 /// The refusal as the client's kernel tells it: ECONNREFUSED stands for a RST (tcp(7)) or for an ICMP port unreachable
 /// (udp(7)), and for nothing else.
 fn refused(from: &Netns, protocol: Protocol, server: SocketAddr) -> Result<()> {
+    fails_at_once(from, protocol, server, ErrorKind::ConnectionRefused)
+}
+
+fn fails_at_once(from: &Netns, protocol: Protocol, server: SocketAddr, wanted: ErrorKind) -> Result<()> {
     from.enter(|| {
         let begun = Instant::now();
         let error = match protocol.ask(server, SILENCE_BOUND) {
@@ -82,7 +121,7 @@ fn refused(from: &Netns, protocol: Protocol, server: SocketAddr) -> Result<()> {
         };
         let took = begun.elapsed();
         let kind = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
-        ensure!(kind == Some(ErrorKind::ConnectionRefused), "{server}: no refusal but: {error:#}");
+        ensure!(kind == Some(wanted), "{server}: no {wanted} but: {error:#}");
         ensure!(took < AT_ONCE, "{server} refused after {} ms", took.as_millis());
         Ok(())
     })

@@ -30,7 +30,7 @@ pub(super) trait Host: Send + Sync {
     /// The facts that the desired state depends on, read anew: an MTU or a kernel setting may have changed.
     async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError>;
 
-    /// Waits until something of ours, or a device that may be the underlay, has changed.
+    /// Waits until something of ours, a device that may be the underlay, or an address of this host has changed.
     async fn changed(&self) -> Result<(), KernelError>;
 
     /// The address to advertise: the given one, if this host carries it, or that of its default route.
@@ -125,7 +125,8 @@ impl Host for LinuxHost {
             BTreeSet::new()
         };
         let rp_filter_all = self.kernel.rp_filter_all()?;
-        Ok(HostFacts { underlay_mtu, mark_mask: self.mark_mask, rp_filter_all, advertised_to })
+        let addresses = self.kernel.told_addresses().await?;
+        Ok(HostFacts { underlay_mtu, mark_mask: self.mark_mask, rp_filter_all, advertised_to, addresses })
     }
 
     async fn changed(&self) -> Result<(), KernelError> {

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::{
     addressing::Addressing,
+    announce,
     flows::{eject, forget, tally::Tally},
     follower::{self, Followed, StoreHealth},
     health::{self, Findings},
@@ -204,6 +205,12 @@ impl Member {
             passes: reconciler.passes(),
             proxied: member.proxied.subscribe(),
         };
+        let announcing = announce::Work {
+            me: identity.node,
+            store: Arc::clone(&store),
+            clusters: followed.cluster.subscribe(),
+            passes: reconciler.passes(),
+        };
         let running = Arc::clone(&reconciler);
         let woken = Arc::clone(&reconciler);
         let mut tasks: Vec<BoxFuture<'static, ()>> = vec![
@@ -211,6 +218,7 @@ impl Member {
             Box::pin(presence::keep(store, identity, lease, heals.subscribe())),
             Box::pin(async move { running.run(work).await }),
             Box::pin(report::keep(reporting)),
+            Box::pin(announce::keep(announcing)),
             Box::pin(async move {
                 loop {
                     if let Err(error) = host.changed().await {

@@ -6,6 +6,7 @@
 //! plane outlives the agent.
 
 mod addressing;
+mod announce;
 mod config;
 mod configuration;
 mod down;

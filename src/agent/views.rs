@@ -25,6 +25,7 @@ pub(super) fn node(cluster: &Cluster, node: &Node, member: &Member) -> NodeView 
         id: node.id.get(),
         name: node.name.to_string(),
         address: node.underlay.to_string(),
+        addresses: node.addresses.iter().map(ToString::to_string).collect(),
         status: if mesh::is_alive(cluster, node.id) { NodeStatus::Ready } else { NodeStatus::Suspended },
         reachable: member.findings.is_reachable(node.id),
         availability: node.availability.into(),

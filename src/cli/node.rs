@@ -148,6 +148,7 @@ fn sheet(node: &NodeView) -> Sheet {
         .with("ID", node.id.to_string())
         .with("Name", node.name.as_str())
         .with("Address", node.address.as_str())
+        .with_each("All addresses", node.addresses.iter().map(|address| Cell::from(address.as_str())))
         .with("Status", status(node))
         .with("Availability", availability(node))
         .with("Labels", words(&node.labels))

@@ -11,7 +11,7 @@
 //! least those 3. `tcp option maxseg size set rt mtu` would spare the agent the number, but there is no route yet where packets
 //! come out of the tunnel, and all of the tunnel's routes have its device's MTU.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     mesh,
@@ -75,6 +75,7 @@ fn chains(
                 .map(Rule::SpareResolver)
                 .into_iter()
                 .chain([Rule::DispatchVip(v4), Rule::DispatchVip(v6)])
+                .chain([Rule::EnterUnusedVip(v4), Rule::EnterUnusedVip(v6)])
                 .chain(bound(Rule::DispatchBound))
                 .chain(bound(Rule::DispatchBoundInside))
                 .chain(by_device)
@@ -85,6 +86,7 @@ fn chains(
             ChainName::NatOutput,
             [Rule::DispatchVipLocally(v4), Rule::DispatchVipLocally(v6)]
                 .into_iter()
+                .chain([Rule::EnterUnusedVipLocally(v4), Rule::EnterUnusedVipLocally(v6)])
                 .chain(bound(Rule::DispatchBoundLocally))
                 .chain([
                     Rule::DispatchPublishedLocally(v4),
@@ -94,6 +96,7 @@ fn chains(
                 ])
                 .collect(),
         ),
+        (ChainName::UnusedVip, vec![Rule::RefuseTcp, Rule::RefuseOther]),
         // Isolation.
         (ChainName::Input, vec![Rule::RefusePeerPort(PEER_PORT)]),
         (
@@ -153,11 +156,13 @@ fn hairpin_sets(cluster: &Cluster, me: &Node) -> BTreeMap<SetName, BTreeMap<SetK
     sets
 }
 
-/// The networks' prefixes in the three forms that isolation and masquerade look them up in.
+/// The networks' prefixes in the forms that isolation, masquerade and the refusal of unused VIPs look them up in.
 fn address_sets(cluster: &Cluster) -> BTreeMap<SetName, BTreeMap<SetKey, SetValue>> {
     let mut sets: BTreeMap<SetName, BTreeMap<SetKey, SetValue>> = Family::BOTH
         .into_iter()
-        .flat_map(|family| [SetName::Networks(family), SetName::Within(family), SetName::Internal(family)])
+        .flat_map(|family| {
+            [SetName::Networks(family), SetName::VipRanges(family), SetName::Within(family), SetName::Internal(family)]
+        })
         .map(|name| (name, BTreeMap::new()))
         .collect();
     let mut put = |name: SetName, key| {
@@ -168,6 +173,7 @@ fn address_sets(cluster: &Cluster) -> BTreeMap<SetName, BTreeMap<SetKey, SetValu
             let prefix = subnet.prefix;
             let family = Family::of(prefix.addr());
             put(SetName::Networks(family), SetKey::Prefix(prefix));
+            put(SetName::VipRanges(family), SetKey::Prefix(subnet.vip_range()));
             put(SetName::Within(family), SetKey::PrefixPair(prefix, prefix));
             if network.internal {
                 put(SetName::Internal(family), SetKey::Prefix(prefix));
@@ -177,7 +183,7 @@ fn address_sets(cluster: &Cluster) -> BTreeMap<SetName, BTreeMap<SetKey, SetValu
     sets
 }
 
-/// The other nodes, by underlay address and by VTEP.
+/// The other nodes, by underlay address, by whichever address and by VTEP.
 fn peer_sets(cluster: &Cluster, me: &Node, facts: &HostFacts) -> BTreeMap<SetName, BTreeMap<SetKey, SetValue>> {
     let peers_of = |family| {
         overlay::peers(cluster, me.id)
@@ -185,6 +191,16 @@ fn peer_sets(cluster: &Cluster, me: &Node, facts: &HostFacts) -> BTreeMap<SetNam
             .filter(move |underlay| Family::of(*underlay) == family)
             .map(|underlay| (SetKey::Address(underlay), SetValue::Nothing))
             .collect()
+    };
+    // What this host has is its own, whoever else says so.
+    let nodes: Vec<IpAddr> = mesh::addresses_of_nodes(cluster)
+        .into_iter()
+        .filter(|(address, node)| *node != me.id && !facts.addresses.contains(address))
+        .map(|(address, _)| address)
+        .collect();
+    let nodes_of = |family| {
+        let of_family = nodes.iter().filter(|address| Family::of(**address) == family);
+        of_family.map(|address| (SetKey::Address(*address), SetValue::Nothing)).collect()
     };
     let vteps = overlay::peers(cluster, me.id)
         .map(|peer| (SetKey::Mac(Mac::of_vtep(peer.id)), SetValue::Mark(facts.mark_mask.mark_of(peer.id))))
@@ -196,6 +212,8 @@ fn peer_sets(cluster: &Cluster, me: &Node, facts: &HostFacts) -> BTreeMap<SetNam
     BTreeMap::from([
         (SetName::Peers(Family::V4), peers_of(Family::V4)),
         (SetName::Peers(Family::V6), peers_of(Family::V6)),
+        (SetName::Nodes(Family::V4), nodes_of(Family::V4)),
+        (SetName::Nodes(Family::V6), nodes_of(Family::V6)),
         (SetName::Vteps, vteps),
         (SetName::Zones, zones),
     ])

@@ -91,6 +91,11 @@ impl LinuxKernel {
         self.rtnetlink.local_addresses().await
     }
 
+    /// See [`Rtnetlink::told_addresses`].
+    pub async fn told_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        self.rtnetlink.told_addresses().await
+    }
+
     /// This host's connections, for whoever wants to hear of them.
     pub fn conntrack(&self) -> &Conntrack {
         &self.conntrack

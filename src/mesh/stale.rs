@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::doors::is_kernels;
+use super::{doors::is_kernels, nodes::addresses_of_nodes};
 use crate::model::{Bind, Cluster, Flow, L4, ServiceId};
 
 /// Which of the connections that a kernel tracks lead nowhere, and would go on leading their packets there.
@@ -26,8 +26,8 @@ pub struct StaleFlows {
     vips: BTreeMap<IpAddr, ServiceId>,
     /// The ports that the kernel answers, where each does, and the service behind it: several if each answers elsewhere.
     ports: BTreeMap<(L4, u16), BTreeSet<(Bind, ServiceId)>>,
-    /// The other nodes' addresses, whose published ports a container here asks in vain: it is served here.
-    peers: BTreeSet<IpAddr>,
+    /// The nodes' addresses, whose published ports a container here asks in vain: it is served here.
+    nodes: BTreeSet<IpAddr>,
 }
 
 impl StaleFlows {
@@ -49,7 +49,7 @@ impl StaleFlows {
                 .collect(),
             vips: services.flat_map(|service| service.vips.iter().map(|vip| (*vip, service.id))).collect(),
             ports,
-            peers: cluster.nodes.values().map(|node| node.underlay).collect(),
+            nodes: addresses_of_nodes(cluster).into_keys().collect(),
         }
     }
 
@@ -58,6 +58,7 @@ impl StaleFlows {
         before.endpoints.iter().any(|(address, service)| self.endpoints.get(address) != Some(service))
             || self.vips.iter().any(|(vip, service)| before.vips.get(vip) != Some(service))
             || self.ports.iter().any(|(port, services)| before.ports.get(port) != Some(services))
+            || !self.nodes.is_subset(&before.nodes)
     }
 
     /// Whether a connection leads nowhere, on a host with the addresses `local`.
@@ -93,7 +94,7 @@ impl StaleFlows {
         let is_local = local.contains(&asked.ip()) && !asked.ip().is_loopback();
         let is_from_here = || local.contains(&client) || self.is_ours(client);
         self.published_at(L4::Udp, asked).any(|(bind, _)| match bind {
-            Bind::Any => is_local || (self.peers.contains(&asked.ip()) && is_from_here()),
+            Bind::Any => is_local || (self.nodes.contains(&asked.ip()) && is_from_here()),
             // Who asks from here is served here, whoever has the address.
             Bind::Address(_) => is_local || is_from_here(),
             // By which device it came, the entry does not say: it may be another program's.

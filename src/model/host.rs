@@ -235,6 +235,8 @@ pub struct HostFacts {
     /// The devices, none of them ours, on which this host heeds router advertisements: an IPv6 default route may hang on it.
     /// Looked up only where some network has IPv6.
     pub advertised_to: BTreeSet<String>,
+    /// This host's own addresses of which it tells the others ([`super::Node::is_told`]).
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 #[cfg(test)]

@@ -1,6 +1,12 @@
-use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU16,
+    str::FromStr,
+};
 
-use super::Name;
+use super::{Name, Network};
 
 /// A node's number in its cluster, 1 to 4095: small, because it is also the node's mark on connections that entered
 /// the mesh there (12 bits of the packet mark) and the number of the routing table that leads back to it.
@@ -82,4 +88,58 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// What a person wants of it.
     pub availability: Availability,
+    /// All addresses of both families by which it may be asked or ask, as it says itself; none if its agent is older.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Node {
+    /// So many addresses a node tells of at most; whichever come first in their order.
+    pub const ADDRESSES_MAX: usize = 64;
+
+    /// Whether others may mean a node by this address of it: neither one that every host has nor one that means something on
+    /// its link alone, nor the tunnel's.
+    pub fn is_told(address: IpAddr) -> bool {
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            return false;
+        }
+        match address {
+            IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_broadcast(),
+            IpAddr::V6(v6) => !v6.is_unicast_link_local() && v6.to_ipv4_mapped().is_none() && !is_of_tunnel(v6),
+        }
+    }
+}
+
+/// Whether it lies in [`Network::OWN_V6`].
+fn is_of_tunnel(address: Ipv6Addr) -> bool {
+    address.segments()[..2] == Network::RESOLVER_V6.segments()[..2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_tells_of_its_addresses() {
+        for (address, is_told) in [
+            ("192.0.2.1", true),
+            ("10.1.2.3", true),
+            ("2001:db8::1", true),
+            ("fd00::1", true),
+            ("127.0.0.2", false),
+            ("169.254.64.1", false),
+            ("0.0.0.0", false),
+            ("255.255.255.255", false),
+            ("224.0.0.1", false),
+            ("::1", false),
+            ("::", false),
+            ("fe80::1", false),
+            ("ff02::1", false),
+            ("::ffff:192.0.2.1", false),
+            ("fd77:6566::1:7", false),
+        ] {
+            assert_eq!(Node::is_told(address.parse().unwrap()), is_told, "{address}");
+        }
+        let own: ipnet::Ipv6Net = Network::OWN_V6.parse().unwrap();
+        assert!(is_of_tunnel(own.network()) && is_of_tunnel(own.broadcast()));
+    }
 }

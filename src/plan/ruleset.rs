@@ -61,13 +61,22 @@ fn part_of_chain(chain: ChainName) -> Part {
         | ChainName::FromContainer
         | ChainName::ToTunnel
         | ChainName::ClampMss => Part::Guard,
-        ChainName::NatPrerouting | ChainName::NatOutput | ChainName::Vip(_) | ChainName::Port(..) => Part::Mesh,
+        ChainName::NatPrerouting
+        | ChainName::NatOutput
+        | ChainName::UnusedVip
+        | ChainName::Vip(_)
+        | ChainName::Port(..) => Part::Mesh,
     }
 }
 
 fn part_of_set(set: SetName) -> Part {
     match set {
-        SetName::Peers(_) | SetName::Networks(_) | SetName::Within(_) | SetName::Internal(_) => Part::Guard,
+        SetName::Peers(_)
+        | SetName::Nodes(_)
+        | SetName::Networks(_)
+        | SetName::VipRanges(_)
+        | SetName::Within(_)
+        | SetName::Internal(_) => Part::Guard,
         // The VTEPs' marks choose the policy rules that lead back to the ingress node: those come first.
         SetName::Vteps
         | SetName::Zones

@@ -58,16 +58,16 @@ pub(crate) fn everything() -> Ruleset {
             })
             .collect(),
     );
-    for (family, [vip, replica, other, peer], prefixes) in [
+    for (family, [vip, vips, replica, other, peer], prefixes) in [
         (
             Family::V4,
-            ["10.9.240.1", "10.9.0.2", "10.9.1.2", "192.0.2.7"],
+            ["10.9.240.1", "10.9.240.0/20", "10.9.0.2", "10.9.1.2", "192.0.2.7"],
             // Side by side, up to the last address, and a single one.
             ["10.9.0.0/24", "10.9.1.0/24", "255.255.0.0/16", "10.77.0.1/32"],
         ),
         (
             Family::V6,
-            ["fd00:9::f000:1", "fd00:9::2", "fd00:9:0:1::2", "2001:db8::7"],
+            ["fd00:9::f000:1", "fd00:9::f000:0/112", "fd00:9::2", "fd00:9:0:1::2", "2001:db8::7"],
             ["fd00:9::/64", "fd00:9:0:1::/64", "ff00::/8", "fd77::1/128"],
         ),
     ] {
@@ -95,6 +95,8 @@ pub(crate) fn everything() -> Ruleset {
         let itself = SetKey::AddressPair(address(replica), address(replica));
         set(SetName::Hairpin(family), vec![(itself, SetValue::Nothing)]);
         set(SetName::Peers(family), vec![(SetKey::Address(address(peer)), SetValue::Nothing)]);
+        set(SetName::Nodes(family), vec![(SetKey::Address(address(peer)), SetValue::Nothing)]);
+        set(SetName::VipRanges(family), vec![(prefix(vips), SetValue::Nothing)]);
         set(SetName::Networks(family), prefixes.iter().map(|text| (prefix(text), SetValue::Nothing)).collect());
         set(SetName::Internal(family), vec![(prefix(prefixes[1]), SetValue::Nothing)]);
         let pair = |text: &str| SetKey::PrefixPair(text.parse().unwrap(), text.parse().unwrap());
@@ -121,6 +123,7 @@ pub(crate) fn everything() -> Ruleset {
             [
                 ["169.254.1.1", "fd77:6566::1"].map(|resolver| Rule::SpareResolver(resolver.parse().unwrap())).to_vec(),
                 both(Rule::DispatchVip),
+                both(Rule::EnterUnusedVip),
                 both(Rule::DispatchBound),
                 both(Rule::DispatchBoundInside),
                 vec![Rule::DispatchDevice, Rule::DispatchPublished],
@@ -132,12 +135,14 @@ pub(crate) fn everything() -> Ruleset {
             ChainName::NatOutput,
             [
                 both(Rule::DispatchVipLocally),
+                both(Rule::EnterUnusedVipLocally),
                 both(Rule::DispatchBoundLocally),
                 both(Rule::DispatchPublishedLocally),
                 both(Rule::DispatchPublishedAtPeerLocally),
             ]
             .concat(),
         ),
+        (ChainName::UnusedVip, refuse()),
         (
             ChainName::Forward,
             [

@@ -359,6 +359,9 @@ impl World {
             let pairs = local.map(|address| (SetKey::AddressPair(address, address), SetValue::Nothing));
             sets.insert(SetName::Hairpin(family), pairs.collect());
             sets.entry(SetName::Peers(family)).or_default();
+            let nodes = peers.iter().map(|(_, address)| *address).filter(|address| Family::of(*address) == family);
+            let nodes = nodes.map(|address| (SetKey::Address(address), SetValue::Nothing)).collect();
+            sets.insert(SetName::Nodes(family), nodes);
         }
         let from_container = vec![Rule::DropSpoofed, Rule::ReturnToIngress(MarkMask::DEFAULT.bits())];
         chains.insert(ChainName::FromContainer, Chain { rules: from_container });

@@ -47,7 +47,7 @@ fn changes_of_ours_wake_at_once_and_others_do_not() {
             "ip link del weft.vx".to_owned(),
         ] {
             // What others do meanwhile is read and passed over.
-            run("ip addr add 198.51.100.1/24 dev v1; ip link set v1 up; ip link set v2 up");
+            run("ip addr add 198.51.100.1/24 dev v1 scope link; ip link set v1 up; ip link set v2 up");
             run("ip neigh replace 198.51.100.2 lladdr 02:00:00:00:00:01 dev v1 nud permanent");
             run("ip route add 203.0.113.0/24 via 198.51.100.2; ip rule add priority 7 fwmark 9 table 9");
             run("ip rule del priority 7; ip link set v1 down; ip addr del 198.51.100.1/24 dev v1");
@@ -60,6 +60,20 @@ fn changes_of_ours_wake_at_once_and_others_do_not() {
                 .unwrap_or_else(|_| panic!("{command} did not wake"))
                 .unwrap();
             slowest = slowest.max(start.elapsed());
+        }
+        // An address of the host of which it tells others: when it comes and when it goes, not when a router says it again.
+        for (command, wakes) in [
+            ("ip addr add 2001:db8::7/64 dev v1 nodad", true),
+            ("ip addr change 2001:db8::7/64 dev v1 valid_lft 1000 preferred_lft 1000", false),
+            ("ip addr del 2001:db8::7/64 dev v1", true),
+            ("ip addr add 198.51.100.7/24 dev v1", true),
+            ("ip addr change 198.51.100.7/24 dev v1 valid_lft 1000 preferred_lft 1000", false),
+            ("ip addr del 198.51.100.7/24 dev v1", true),
+        ] {
+            run(command);
+            let bound = Duration::from_millis(if wakes { 500 } else { 20 });
+            let woken = tokio::time::timeout(bound, changes.next()).await;
+            assert_eq!(woken.is_ok(), wakes, "{command}");
         }
         println!("slowest wake-up after the command had ended: {slowest:?}");
     });

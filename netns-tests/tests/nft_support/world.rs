@@ -154,8 +154,10 @@ pub(crate) fn ruleset() -> Ruleset {
     ports.insert(SetKey::Port(L4::Udp, REFUSED), SetValue::Goto(refused));
     // The client is also a node of the cluster.
     for (family, client) in Family::BOTH.into_iter().zip(CLIENT) {
-        let peers = ruleset.sets.get_mut(&SetName::Peers(family)).unwrap();
-        peers.insert(SetKey::Address(client.parse().unwrap()), SetValue::Nothing);
+        for set in [SetName::Peers(family), SetName::Nodes(family)] {
+            let addresses = ruleset.sets.get_mut(&set).unwrap();
+            addresses.insert(SetKey::Address(client.parse().unwrap()), SetValue::Nothing);
+        }
     }
     ruleset
 }

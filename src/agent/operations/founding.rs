@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use tracing::warn;
@@ -54,6 +57,7 @@ pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<Ini
         underlay,
         labels: BTreeMap::new(),
         availability: Availability::Active,
+        addresses: BTreeSet::new(),
     };
     let cluster_key: [u8; 32] = random_bytes()?;
     let identity = Identity {

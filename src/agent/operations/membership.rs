@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+};
 
 use tokio::net::TcpListener;
 use tracing::{info, warn};
@@ -108,7 +113,14 @@ pub(super) fn newcomer(cluster: &Cluster, name: &Name, underlay: std::net::IpAdd
     let id = NodeId::all().find(|id| !cluster.nodes.contains_key(id) && !is_unreadable(*id));
     let id = id
         .ok_or_else(|| Refusal::conflict(format!("the cluster has {} nodes, as many as it can number", NodeId::MAX)))?;
-    Ok(Node { id, name: name.clone(), underlay, labels: BTreeMap::new(), availability: Availability::Active })
+    Ok(Node {
+        id,
+        name: name.clone(),
+        underlay,
+        labels: BTreeMap::new(),
+        availability: Availability::Active,
+        addresses: BTreeSet::new(),
+    })
 }
 
 fn join_refusal(error: JoinError) -> Refusal {

@@ -1,9 +1,9 @@
 use super::{Agent, Member, Standing, networks};
 use crate::{
     agent::{follower::StoreHealth, views},
-    api::wire::{DataPlaneView, Membership, ReconcileView, StatusView, StoreState, StoreView, UnreadableView},
+    api::wire::{DataPlaneView, Membership, PortKey, ReconcileView, StatusView, StoreState, StoreView, UnreadableView},
     mesh,
-    model::{Cluster, Family, VTEP_LINK},
+    model::{Bind, Cluster, Family, VTEP_LINK},
     overlay,
 };
 
@@ -127,6 +127,15 @@ async fn warnings(agent: &Agent, member: &Member, cluster: Option<&Cluster>) -> 
         let verdicts = mesh::balancing(cluster, service.id, &member.judgement());
         if !verdicts.is_empty() && !verdicts.values().any(|verdict| verdict.takes_connections()) {
             warnings.push(format!("the service {} has replicas, but none takes connections", service.name));
+        }
+        for port in &service.ports {
+            if let Bind::Address(address) = port.bind
+                && mesh::is_nobodys(cluster, address)
+            {
+                let (name, key) = (&service.name, PortKey::from(port));
+                warnings
+                    .push(format!("the service {name} publishes {key}, but no live node has the address {address}"));
+            }
         }
     }
     warnings

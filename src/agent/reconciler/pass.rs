@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::PoisonError,
     time::{Duration, Instant},
 };
@@ -41,6 +42,8 @@ pub(in crate::agent) struct Pass {
     pub(in crate::agent) failures: Vec<Failure>,
     /// What of ours the kernel holds after it, and how large the tunnel's packets may be.
     pub(in crate::agent) mtu: Option<u32>,
+    /// This host's addresses of which it tells the others; nothing where it did not come so far as to look.
+    pub(in crate::agent) addresses: Option<BTreeSet<IpAddr>>,
     /// Endpoints of this node whose namespace is gone.
     pub(in crate::agent) bereft: BTreeSet<EndpointId>,
 }
@@ -88,10 +91,14 @@ impl Reconciler {
             steps: 0,
             failures: Vec::new(),
             mtu: None,
+            addresses: None,
             bereft,
         };
         match work.host.facts(work.me, cluster).await {
-            Ok(facts) => self.converge(work, &view, &facts, judgement, settled, &mut pass).await,
+            Ok(facts) => {
+                self.converge(work, &view, &facts, judgement, settled, &mut pass).await;
+                pass.addresses = Some(facts.addresses);
+            }
             Err(error) => pass.failures.push(error.into()),
         }
         pass.ended = Instant::now();

@@ -23,6 +23,7 @@ fn cluster(revision: u64, unreadable: &[&str]) -> Cluster {
         underlay: "192.0.2.1".parse().unwrap(),
         labels: BTreeMap::new(),
         availability: Availability::Active,
+        addresses: BTreeSet::new(),
     };
     cluster.nodes.insert(node.id, node);
     let replica = Endpoint {
@@ -124,6 +125,7 @@ impl Host {
             steps: 0,
             failures: vec![],
             mtu: None,
+            addresses: None,
             bereft: BTreeSet::new(),
         })));
     }

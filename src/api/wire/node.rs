@@ -13,6 +13,9 @@ pub struct NodeView {
     pub name: String,
     /// Its underlay address: where the other nodes send its tunnel packets.
     pub address: String,
+    /// All addresses by which it may be asked or ask, as it says itself; none if its agent is older.
+    #[serde(default)]
+    pub addresses: Vec<String>,
     /// Whether its lease lives.
     pub status: NodeStatus,
     /// Whether it answers the node that answered, over the tunnel; nothing where that node does not listen for it.

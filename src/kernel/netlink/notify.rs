@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     io,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -15,7 +16,7 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocol
 use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 
-use super::{Rtnetlink, link, link::Link, rule};
+use super::{Rtnetlink, link, link::Link, rule, underlay};
 use crate::{
     kernel::KernelError,
     model::{LinkName, ROUTE_PROTOCOL},
@@ -52,6 +53,9 @@ pub struct Changes {
     ours: HashSet<u32>,
     /// Those of devices that the underlay is known to use.
     underlay: Arc<Mutex<BTreeSet<u32>>>,
+    /// Addresses that the other nodes are told of, by device, as far as they came up since: whoever hears router advertisements is told
+    /// of the same ones again and again.
+    told: HashSet<(u32, IpAddr)>,
 }
 
 impl Rtnetlink {
@@ -63,7 +67,7 @@ impl Rtnetlink {
         let socket = open().map_err(|error| fail(&error))?;
         let links = link::all(&self.socket).await.map_err(|refusal| fail(&refusal))?;
         let ours = links.into_iter().filter(Link::is_ours).map(|link| link.index).collect();
-        Ok(Changes { socket, ours, underlay: Arc::clone(&self.underlay) })
+        Ok(Changes { socket, ours, underlay: Arc::clone(&self.underlay), told: HashSet::new() })
     }
 }
 
@@ -128,8 +132,13 @@ impl Changes {
                 is_route_of_ours(&row) || has_mtu(&row)
             }
             RouteNetlinkMessage::NewRule(row) | RouteNetlinkMessage::DelRule(row) => rule::is_ours(&row),
-            RouteNetlinkMessage::NewAddress(row) | RouteNetlinkMessage::DelAddress(row) => {
-                self.ours.contains(&row.header.index)
+            RouteNetlinkMessage::NewAddress(row) => {
+                let is_new = underlay::told_address(&row).is_some_and(|address| self.told.insert(address));
+                is_new || self.ours.contains(&row.header.index)
+            }
+            RouteNetlinkMessage::DelAddress(row) => {
+                let told = underlay::told_address(&row).inspect(|address| _ = self.told.remove(address));
+                told.is_some() || self.ours.contains(&row.header.index)
             }
             // Nothing else is in the groups; if a kernel adds something, look.
             _ => true,

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteType},
 };
 use nix::errno::Errno;
@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use super::{Rtnetlink, link, route, socket::Refusal};
 use crate::{
     kernel::{KernelError, sysctl},
-    model::{LinkName, ROUTE_PROTOCOL, RouteTable, Sysctl},
+    model::{LinkName, Node, ROUTE_PROTOCOL, RouteTable, Sysctl},
 };
 
 /// Places far away that belong to nobody (RFC 5737, TEST-NET-1; RFC 3849): the way to them is the default route's.
@@ -48,6 +48,22 @@ struct LocalAddress {
     prefix_len: u8,
     index: u32,
     scope: AddressScope,
+    /// Whether the kernel still looks whether somebody else has it (RFC 4862, 5.4), or has found somebody.
+    is_tentative: bool,
+}
+
+impl LocalAddress {
+    /// The address, if the other nodes are told of it.
+    fn told(&self) -> Option<IpAddr> {
+        let is_told = self.scope == AddressScope::Universe && !self.is_tentative && Node::is_told(self.address);
+        is_told.then_some(self.address)
+    }
+}
+
+/// The address of a notification, with its device's index, if the other nodes are told of it.
+pub(super) fn told_address(row: &AddressMessage) -> Option<(u32, IpAddr)> {
+    let address = local_address(row)?;
+    Some((address.index, address.told()?))
 }
 
 impl Rtnetlink {
@@ -136,6 +152,13 @@ impl Rtnetlink {
         let addresses = self.addresses().await;
         let addresses = addresses.map_err(|refusal| KernelError::new("list the addresses of this host", refusal))?;
         Ok(addresses.into_iter().map(|address| address.address).collect())
+    }
+
+    /// Those addresses of this host of which it tells the other nodes, on whichever device.
+    pub async fn told_addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        let addresses = self.addresses().await;
+        let addresses = addresses.map_err(|refusal| KernelError::new("list the addresses of this host", refusal))?;
+        Ok(addresses.iter().filter_map(LocalAddress::told).collect())
     }
 
     /// All prefixes that this host reaches by other means than weft: its addresses with their prefixes, and the routes of the
@@ -257,6 +280,7 @@ fn local_address(row: &AddressMessage) -> Option<LocalAddress> {
         prefix_len: row.header.prefix_len,
         index: row.header.index,
         scope: row.header.scope,
+        is_tentative: row.header.flags.intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed),
     })
 }
 

@@ -7,7 +7,7 @@ use crate::model::Rule;
 
 /// Which expressions a rule's text stands for. Raise it with every change of what `expression::compile` writes for a rule
 /// that a released version wrote: rules of another number read as foreign and are replaced.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// `NFTNL_UDATA_RULE_COMMENT` in libnftnl's udata.h.
 const COMMENT: u8 = 0;

@@ -90,8 +90,15 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
             if matches!(rule, Rule::DispatchPublishedAtPeer(_)) {
                 code.link(Meta::InputName, Compare::Equal, Link::Ours);
             }
-            code.address_in(family, Side::Destination, SetName::Peers(family));
+            code.address_in(family, Side::Destination, SetName::Nodes(family));
             code.dispatch_port();
+        }
+        Rule::EnterUnusedVip(family) | Rule::EnterUnusedVipLocally(family) => {
+            if matches!(rule, Rule::EnterUnusedVip(_)) {
+                code.link(Meta::InputName, Compare::Equal, Link::Ours);
+            }
+            code.address_in(family, Side::Destination, SetName::VipRanges(family));
+            code.verdict(VERDICT_GOTO, Some(ChainName::UnusedVip));
         }
         Rule::RefusePeerPort(port) => {
             code.link(Meta::InputName, Compare::Equal, Link::Ours);
@@ -270,7 +277,7 @@ pub(super) fn compile(rule: Rule, list: &mut Attributes<'_>) {
         }
         Rule::TranslatePeer(address) => {
             code.link(Meta::OutputName, Compare::Equal, Link::Tunnel);
-            code.address_in(Family::of(address), Side::Source, SetName::Peers(Family::of(address)));
+            code.address_in(Family::of(address), Side::Source, SetName::Nodes(Family::of(address)));
             code.conntrack(Conntrack::Status, None);
             code.mask(STATUS_DNAT);
             code.compare(Compare::NotEqual, &0_u32.to_ne_bytes());

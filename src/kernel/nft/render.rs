@@ -1,7 +1,7 @@
 //! The table as text for `nft -f` and for people: what the kernel would be told, without telling it. The rules of session
 //! affinity are for people alone ([`Rule::RecallPort`]).
 
-use std::{fmt::Write, net::IpAddr};
+use std::fmt::Write;
 
 use ipnet::IpNet;
 
@@ -134,10 +134,11 @@ fn statement(rule: Rule) -> String {
         Rule::DispatchVip(family) => {
             format!("iifname \"{ours}\" {} daddr vmap @{}", header(family), SetName::Vips(family))
         }
+        Rule::EnterUnusedVip(family) => format!("iifname \"{ours}\" {}", unused_vip(family)),
+        Rule::EnterUnusedVipLocally(family) => unused_vip(family),
         Rule::DispatchPublishedAtPeer(family) => format!("iifname \"{ours}\" {}", at_peer(family)),
         Rule::DispatchPublishedAtPeerLocally(family) => at_peer(family),
-        Rule::SpareResolver(IpAddr::V4(address)) => format!("ip daddr {address} th dport 53 accept"),
-        Rule::SpareResolver(IpAddr::V6(address)) => format!("ip6 daddr {address} th dport 53 accept"),
+        Rule::SpareResolver(to) => format!("{} daddr {to} th dport 53 accept", header(Family::of(to))),
         Rule::RefusePeerPort(port) => format!("iifname \"{ours}\" tcp dport {port} reject with tcp reset"),
         Rule::DispatchVipLocally(family) => format!("{} daddr vmap @{}", header(family), SetName::Vips(family)),
         Rule::DispatchBound(family) => format!("fib daddr type local {}", at_bound(family)),
@@ -240,7 +241,7 @@ fn statement(rule: Rule) -> String {
             format!(
                 "oifname \"{VTEP_LINK}\" {0} saddr @{1} ct status & dnat != 0 snat {0} to {address}",
                 header(family),
-                SetName::Peers(family)
+                SetName::Nodes(family)
             )
         }
         Rule::Masquerade(family) => format!("{} saddr @{} masquerade", header(family), SetName::Networks(family)),
@@ -290,8 +291,12 @@ fn at_bound(family: Family) -> String {
 }
 
 fn at_peer(family: Family) -> String {
-    let (header, peers, ports) = (header(family), SetName::Peers(family), SetName::Ports);
-    format!("{header} daddr @{peers} meta l4proto . th dport vmap @{ports}")
+    let (header, nodes, ports) = (header(family), SetName::Nodes(family), SetName::Ports);
+    format!("{header} daddr @{nodes} meta l4proto . th dport vmap @{ports}")
+}
+
+fn unused_vip(family: Family) -> String {
+    format!("{} daddr @{} goto unused_vip", header(family), SetName::VipRanges(family))
 }
 
 fn within(family: Family) -> String {

@@ -58,7 +58,7 @@ fn cluster() -> Cluster {
         bound(58, at("127.0.0.1")),
         bound(59, at("192.0.2.2")),
     ]);
-    for (number, underlay) in [(1, "192.0.2.1"), (2, "192.0.2.2")] {
+    for (number, underlay, other) in [(1, "192.0.2.1", "2001:db8::1"), (2, "192.0.2.2", "2001:db8::2")] {
         let id = NodeId::new(number).unwrap();
         let node = Node {
             id,
@@ -66,6 +66,7 @@ fn cluster() -> Cluster {
             underlay: underlay.parse().unwrap(),
             labels: BTreeMap::new(),
             availability: Availability::Active,
+            addresses: [other, "172.17.0.1"].map(|address| address.parse().unwrap()).into(),
         };
         cluster.nodes.insert(id, node);
     }
@@ -120,6 +121,9 @@ fn each_connection_is_judged_by_where_it_leads() {
         ("at loopback", udp, "127.0.0.1:1", "127.0.0.1:53", "127.0.0.1:53", false),
         ("at a peer, from a container", udp, "10.9.0.5:1", "192.0.2.2:53", "192.0.2.2:53", true),
         ("at a peer, passing by", udp, client, "192.0.2.2:53", "192.0.2.2:53", false),
+        ("at a peer's other address", udp, "[fd00:9::5]:1", "[2001:db8::2]:53", "[2001:db8::2]:53", true),
+        ("the same, passing by", udp, "[2001:db8::7]:1", "[2001:db8::2]:53", "[2001:db8::2]:53", false),
+        ("at an address that two nodes have", udp, "10.9.0.5:1", "172.17.0.1:53", "172.17.0.1:53", false),
         ("far away, the same port", udp, "10.9.0.5:1", "203.0.113.1:53", "203.0.113.1:53", false),
         ("a proxied port", udp, client, "192.0.2.1:54", "192.0.2.1:54", false),
         ("an unpublished port", udp, client, "192.0.2.1:55", "192.0.2.1:55", false),
@@ -164,6 +168,11 @@ fn another_look_is_due_when_an_endpoint_goes_or_a_way_in_comes() {
     assert!(changed(&|cluster| {
         cluster.endpoints.get_mut(&EndpointId(2)).unwrap().service = ServiceId::new(2);
     }));
+    let node = NodeId::new(2).unwrap();
+    let address = "198.51.100.2".parse().unwrap();
+    assert!(changed(&|cluster| _ = cluster.nodes.get_mut(&node).unwrap().addresses.insert(address)));
+    let other = "2001:db8::2".parse().unwrap();
+    assert!(!changed(&|cluster| _ = cluster.nodes.get_mut(&node).unwrap().addresses.remove(&other)));
     let service = ServiceId::new(1).unwrap();
     assert!(changed(&|cluster| cluster.services.get_mut(&service).unwrap().ports.push(port(81, L4::Udp))));
     assert!(!changed(&|cluster| cluster.services.get_mut(&service).unwrap().ports.clear()));

@@ -33,6 +33,8 @@ pub enum ChainName {
     ToTunnel,
     /// `clamp_mss`: TCP packets that open a connection over the tunnel.
     ClampMss,
+    /// `unused_vip`: where VIPs come from, and no service has it.
+    UnusedVip,
     /// `vip_ID`: balances a service's VIPs.
     Vip(ServiceId),
     /// `port_PROTOCOL_PORT`, and for one that answers not everywhere `port_PROTOCOL_PORT_at_ADDRESS` (with `-` for the colons of
@@ -73,6 +75,7 @@ impl ChainName {
             | Self::FromContainer
             | Self::ToTunnel
             | Self::ClampMss
+            | Self::UnusedVip
             | Self::Vip(_)
             | Self::Port(..) => None,
         }
@@ -96,6 +99,7 @@ impl fmt::Display for ChainName {
             Self::FromContainer => f.write_str("from_container"),
             Self::ToTunnel => f.write_str("to_tunnel"),
             Self::ClampMss => f.write_str("clamp_mss"),
+            Self::UnusedVip => f.write_str("unused_vip"),
             Self::Vip(service) => write!(f, "vip_{service}"),
             Self::Port(protocol, port, bind) => {
                 write!(f, "port_{protocol}_{port}")?;
@@ -129,6 +133,7 @@ impl FromStr for ChainName {
             "from_container" => Self::FromContainer,
             "to_tunnel" => Self::ToTunnel,
             "clamp_mss" => Self::ClampMss,
+            "unused_vip" => Self::UnusedVip,
             // A device's name may have more of these.
             _ => match text.splitn(5, '_').collect::<Vec<_>>().as_slice() {
                 ["vip", service] => Self::Vip(service.parse().map_err(|_| refuse())?),

@@ -55,18 +55,24 @@ pub enum Rule {
     DispatchVip(Family),
     /// `ip daddr vmap @vips4`, in output: and for the host itself.
     DispatchVipLocally(Family),
-    /// `iifname "weft.*" ip daddr @peers4 meta l4proto . th dport vmap @ports`, in prerouting: a container that calls another
-    /// node's published port is served here. By way of that node it might be sent back to a replica on its own, where a packet
+    /// `iifname "weft.*" ip daddr @vipranges4 goto unused_vip`, in prerouting, behind the VIPs: an address there that no service has. The
+    /// range has a route into the tunnel, for the host's own connections are routed before they are translated, and of what is
+    /// lost in there nobody is told.
+    EnterUnusedVip(Family),
+    /// `ip daddr @vipranges4 goto unused_vip`, in output: the same for the host itself.
+    EnterUnusedVipLocally(Family),
+    /// `iifname "weft.*" ip daddr @nodes4 meta l4proto . th dport vmap @ports`, in prerouting: a container that calls another
+    /// node's published port is served here, at whichever of its addresses. By way of that node it might be sent back to a replica on its own, where a packet
     /// with the host's own source address would come out of the tunnel.
     DispatchPublishedAtPeer(Family),
-    /// `ip daddr @peers4 meta l4proto . th dport vmap @ports`, in output: the same for the host itself.
+    /// `ip daddr @nodes4 meta l4proto . th dport vmap @ports`, in output: the same for the host itself.
     DispatchPublishedAtPeerLocally(Family),
     /// `fib daddr type local ip daddr . meta l4proto . th dport vmap @bound4`, in prerouting: ports that answer at one address
     /// of the node. Ahead of the general ones.
     DispatchBound(Family),
     /// `iifname "weft.*" ip daddr . meta l4proto . th dport vmap @bound4`, in prerouting: a container that calls such an address
     /// is served here, whichever node has it, for the reason of [`Rule::DispatchPublishedAtPeer`]. An address that one port
-    /// is bound to need not be among the peers' underlay addresses, so the map itself says which they are.
+    /// is bound to need not be known as a node's, so the map itself says which they are.
     DispatchBoundInside(Family),
     /// `ip daddr . meta l4proto . th dport vmap @bound4`, in output: the same for the host itself.
     DispatchBoundLocally(Family),
@@ -196,7 +202,7 @@ pub enum Rule {
     /// `ip saddr . ip daddr @hairpin4 snat ip to ADDRESS`, ahead of the next: a replica that calls itself by a published port
     /// or a VIP would answer itself directly, past the translation.
     TranslateHairpin(IpAddr),
-    /// `oifname "weft.vx" ip saddr @peers4 ct status & dnat != 0 snat ip to ADDRESS`: another node, or a container behind it, that asks
+    /// `oifname "weft.vx" ip saddr @nodes4 ct status & dnat != 0 snat ip to ADDRESS`: another node, or a container behind it, that asks
     /// this one at an address or device where its own mesh does not answer. Its own replica may be chosen, and no host takes a packet
     /// with its own source address out of a tunnel.
     TranslatePeer(IpAddr),
@@ -214,6 +220,9 @@ impl Rule {
     pub fn sets(self) -> impl Iterator<Item = SetName> {
         let sets = match self {
             Self::TunnelFromPeer(family) | Self::TunnelToPeer(family, _) => [Some(SetName::Peers(family)), None],
+            Self::EnterUnusedVip(family) | Self::EnterUnusedVipLocally(family) => {
+                [Some(SetName::VipRanges(family)), None]
+            }
             Self::RememberIngress => [Some(SetName::Vteps), None],
             Self::SeparateIngress => [Some(SetName::Zones), None],
             Self::DispatchVip(family) | Self::DispatchVipLocally(family) => [Some(SetName::Vips(family)), None],
@@ -223,7 +232,7 @@ impl Rule {
             Self::DispatchDevice => [Some(SetName::DevicePorts), None],
             Self::DispatchPublished | Self::DispatchPublishedLocally(_) => [Some(SetName::Ports), None],
             Self::DispatchPublishedAtPeer(family) | Self::DispatchPublishedAtPeerLocally(family) => {
-                [Some(SetName::Peers(family)), Some(SetName::Ports)]
+                [Some(SetName::Nodes(family)), Some(SetName::Ports)]
             }
             Self::RecallPort { family, .. } | Self::RecallVip { family, .. } => {
                 [Some(SetName::Sticky(family)), Some(SetName::Takers(family))]
@@ -242,7 +251,7 @@ impl Rule {
             }
             Self::RefuseInternalOut(family) => [Some(SetName::Internal(family)), None],
             Self::TranslateHairpin(address) => [Some(SetName::Hairpin(Family::of(address))), None],
-            Self::TranslatePeer(address) => [Some(SetName::Peers(Family::of(address))), None],
+            Self::TranslatePeer(address) => [Some(SetName::Nodes(Family::of(address))), None],
             Self::TunnelFromStranger
             | Self::EnterFromUnderlay(_)
             | Self::EnterFromTunnel
@@ -271,6 +280,7 @@ impl Rule {
             Self::EnterFromContainer => Some(ChainName::FromContainer),
             Self::EnterToTunnel => Some(ChainName::ToTunnel),
             Self::EnterClampMss => Some(ChainName::ClampMss),
+            Self::EnterUnusedVip(_) | Self::EnterUnusedVipLocally(_) => Some(ChainName::UnusedVip),
             Self::TunnelFromPeer(..)
             | Self::TunnelFromStranger
             | Self::TunnelToPeer(..)

@@ -38,10 +38,14 @@ pub enum SetName {
     Zones,
     /// `peers4`, `peers6`: the underlay addresses of the other nodes.
     Peers(Family),
+    /// `nodes4`, `nodes6`: every address that means one of the other nodes.
+    Nodes(Family),
     /// `networks4`, `networks6`: every network's prefix.
     Networks(Family),
     /// `within4`, `within6`: source . destination prefix, both of the same network.
     Within(Family),
+    /// `vipranges4`, `vipranges6`: the part of every network's prefix that VIPs come from.
+    VipRanges(Family),
     /// `internal4`, `internal6`: prefixes of networks that are kept from the outside.
     Internal(Family),
 }
@@ -94,8 +98,8 @@ impl SetName {
             Self::Replicas(family, _) => SetSchema::SlotToAddress(family),
             Self::Vteps => SetSchema::MacToMark,
             Self::Zones => SetSchema::MacToZone,
-            Self::Peers(family) => SetSchema::Addresses(family),
-            Self::Networks(family) | Self::Internal(family) => SetSchema::Prefixes(family),
+            Self::Peers(family) | Self::Nodes(family) => SetSchema::Addresses(family),
+            Self::Networks(family) | Self::Internal(family) | Self::VipRanges(family) => SetSchema::Prefixes(family),
             Self::Within(family) => SetSchema::PrefixPairs(family),
         }
     }
@@ -122,6 +126,8 @@ impl fmt::Display for SetName {
             Self::Vteps => f.write_str("vteps"),
             Self::Zones => f.write_str("zones"),
             Self::Peers(family) => write!(f, "peers{}", family.digit()),
+            Self::Nodes(family) => write!(f, "nodes{}", family.digit()),
+            Self::VipRanges(family) => write!(f, "vipranges{}", family.digit()),
             Self::Networks(family) => write!(f, "networks{}", family.digit()),
             Self::Within(family) => write!(f, "within{}", family.digit()),
             Self::Internal(family) => write!(f, "internal{}", family.digit()),
@@ -153,6 +159,8 @@ impl FromStr for SetName {
             ("takers", Some(family), None) => Ok(Self::Takers(family)),
             ("hairpin", Some(family), None) => Ok(Self::Hairpin(family)),
             ("peers", Some(family), None) => Ok(Self::Peers(family)),
+            ("nodes", Some(family), None) => Ok(Self::Nodes(family)),
+            ("vipranges", Some(family), None) => Ok(Self::VipRanges(family)),
             ("networks", Some(family), None) => Ok(Self::Networks(family)),
             ("within", Some(family), None) => Ok(Self::Within(family)),
             ("internal", Some(family), None) => Ok(Self::Internal(family)),

@@ -19,6 +19,8 @@ impl fmt::Display for Rule {
             Self::ReturnToIngress(mask) => write!(f, "return-to-ingress {mask}"),
             Self::DispatchVip(family) => write!(f, "dispatch-vip {}", family.digit()),
             Self::DispatchVipLocally(family) => write!(f, "dispatch-vip-locally {}", family.digit()),
+            Self::EnterUnusedVip(family) => write!(f, "enter-unused-vip {}", family.digit()),
+            Self::EnterUnusedVipLocally(family) => write!(f, "enter-unused-vip-locally {}", family.digit()),
             Self::DispatchPublishedAtPeer(family) => write!(f, "dispatch-published-at-peer {}", family.digit()),
             Self::DispatchPublishedAtPeerLocally(family) => {
                 write!(f, "dispatch-published-at-peer-locally {}", family.digit())
@@ -87,6 +89,8 @@ impl FromStr for Rule {
             ["return-to-ingress", mask] => Self::ReturnToIngress(word(mask)?),
             ["dispatch-vip", family] => Self::DispatchVip(word(family)?),
             ["dispatch-vip-locally", family] => Self::DispatchVipLocally(word(family)?),
+            ["enter-unused-vip", family] => Self::EnterUnusedVip(word(family)?),
+            ["enter-unused-vip-locally", family] => Self::EnterUnusedVipLocally(word(family)?),
             ["dispatch-published-at-peer", family] => Self::DispatchPublishedAtPeer(word(family)?),
             ["dispatch-published-at-peer-locally", family] => Self::DispatchPublishedAtPeerLocally(word(family)?),
             ["dispatch-bound", family] => Self::DispatchBound(word(family)?),

@@ -11,6 +11,9 @@ use crate::{
     model::{Bind, Cluster, Family, L4, Name, Network, PortMode, PublishedPort, ServiceId},
 };
 
+/// The device that every host has for itself.
+const LOOPBACK: &str = "lo";
+
 /// Published ports of one service; a range of ports is another feature.
 const PORTS_MAX: usize = 256;
 
@@ -124,6 +127,11 @@ pub(super) fn check(
 fn check_mode(network: &Network, port: &PublishedPort) -> Result<(), Refusal> {
     let key = PortKey::from(port);
     match (&port.mode, port.bind) {
+        (_, Bind::Device(device)) if device.as_str() == LOOPBACK => {
+            let published = port.published;
+            Err(Refusal::invalid(format!("the port {key} cannot be published at the device {LOOPBACK}: by it a host reaches itself alone"))
+                .with_hint(format!("publish 127.0.0.1:{published} or [::1]:{published} for the nodes themselves, or {published} for everybody")))
+        }
         (PortMode::Proxy(_), _) if port.protocol != L4::Tcp => {
             Err(Refusal::invalid(format!("the port {key} cannot be proxied: mode=proxy carries TCP alone")))
         }
@@ -244,6 +252,9 @@ mod tests {
             ("90:80", "80:80/udp,mode=proxy", "mode=proxy carries TCP alone"),
             ("90:80", "[2001:db8::1]:80:80", "the network blue has no IPv6"),
             ("90:80", "[2001:db8::1]:80:80,mode=proxy", ""),
+            ("90:80", "lo:80:80", "cannot be published at the device lo"),
+            ("90:80", "lo:80:80,mode=proxy", "cannot be published at the device lo"),
+            ("90:80", "lo0:80:80 127.0.0.1:80:80", ""),
         ] {
             let (name, id) = ("shop".parse().unwrap(), ServiceId::new(2).unwrap());
             let outcome = check(&cluster(theirs), &network("10.9.0.0/16"), &name, id, &published(asked));

@@ -206,9 +206,16 @@ impl FakeHost {
         self.loss_per_mille.store(per_mille, Ordering::Release);
     }
 
-    /// What every simulated host is like.
-    pub(super) fn facts() -> HostFacts {
-        HostFacts { underlay_mtu: 1500, mark_mask: MarkMask::DEFAULT, rp_filter_all: 0, advertised_to: [].into() }
+    /// What every simulated host is like: it has the address that it advertises and no other.
+    pub(super) fn facts(me: NodeId, cluster: &Cluster) -> HostFacts {
+        let addresses = cluster.nodes.get(&me).map(|node| node.underlay).into_iter().collect();
+        HostFacts {
+            underlay_mtu: 1500,
+            mark_mask: MarkMask::DEFAULT,
+            rp_filter_all: 0,
+            advertised_to: [].into(),
+            addresses,
+        }
     }
 
     /// The inode of the namespace at a path.
@@ -250,8 +257,8 @@ impl Host for FakeHost {
         None
     }
 
-    async fn facts(&self, _: NodeId, _: &Cluster) -> Result<HostFacts, KernelError> {
-        Ok(Self::facts())
+    async fn facts(&self, me: NodeId, cluster: &Cluster) -> Result<HostFacts, KernelError> {
+        Ok(Self::facts(me, cluster))
     }
 
     async fn changed(&self) -> Result<(), KernelError> {

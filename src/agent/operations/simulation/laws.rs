@@ -63,7 +63,7 @@ pub(super) fn check_at_rest(world: &World) -> Result<(), String> {
     for node in &world.nodes {
         let Some(member) = &node.member else { continue };
         let mut state = node.host.kernel.state();
-        let wanted = desired(&cluster, member.me(), &FakeHost::facts(), &Judgement::default())
+        let wanted = desired(&cluster, member.me(), &FakeHost::facts(member.me(), &cluster), &Judgement::default())
             .ok_or_else(|| format!("{} runs, and the store has no record of it", node.name))?;
         // A setting of the host is never taken back.
         state.sysctls.retain(|name, _| wanted.sysctls.contains_key(name));

@@ -1,6 +1,9 @@
 //! Nodes, that they live, and what they say of themselves.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +20,8 @@ pub(in super::super) struct NodeRecord {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     availability: AvailabilityWord,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    addresses: BTreeSet<IpAddr>,
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -29,7 +34,7 @@ enum AvailabilityWord {
 
 impl From<&Node> for NodeRecord {
     fn from(node: &Node) -> Self {
-        let Node { id, name, underlay, labels, availability } = node;
+        let Node { id, name, underlay, labels, availability, addresses } = node;
         Self {
             v: VERSION,
             id: id.get(),
@@ -40,6 +45,7 @@ impl From<&Node> for NodeRecord {
                 Availability::Active => AvailabilityWord::Active,
                 Availability::Drain => AvailabilityWord::Drain,
             },
+            addresses: addresses.clone(),
         }
     }
 }
@@ -54,7 +60,7 @@ impl Record for NodeRecord {
     }
 
     fn into_model(self) -> Result<Node, String> {
-        let Self { v: _, id, name, underlay, labels, availability } = self;
+        let Self { v: _, id, name, underlay, labels, availability, addresses } = self;
         Ok(Node {
             id: node_id(id)?,
             name: parse_name(&name)?,
@@ -64,6 +70,12 @@ impl Record for NodeRecord {
                 AvailabilityWord::Active => Availability::Active,
                 AvailabilityWord::Drain => Availability::Drain,
             },
+            // Whoever wrote it: what nobody may be taken for is left out, and so is what is too much.
+            addresses: addresses
+                .into_iter()
+                .filter(|address| Node::is_told(*address))
+                .take(Node::ADDRESSES_MAX)
+                .collect(),
         })
     }
 }
