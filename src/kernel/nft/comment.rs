@@ -67,17 +67,20 @@ mod tests {
     #[test]
     fn other_comments_are_not_ours() {
         let comment = |text: &str| [&[0, u8::try_from(text.len() + 1).unwrap()], text.as_bytes(), &[0]].concat();
+        let ours = |rest: &str| format!("weft {FORMAT} {rest}");
         for text in [
-            "weft 2 refuse-tcp",
-            "weft 1 refuse",
-            "refuse-tcp",
-            "",
-            "weft 1 clear-mark +7",
-            "weft 1 foreign rule with handle 3",
+            // As an older and a later agent would compile it.
+            format!("weft {} refuse-tcp", FORMAT - 1),
+            format!("weft {} refuse-tcp", FORMAT + 1),
+            ours("refuse"),
+            "refuse-tcp".to_owned(),
+            String::new(),
+            ours("clear-mark +7"),
+            ours("foreign rule with handle 3"),
         ] {
-            assert_eq!(read(&comment(text)), None, "{text}");
+            assert_eq!(read(&comment(&text)), None, "{text}");
         }
         assert_eq!(read(&[0, 200, b'w']), None, "cut short");
-        assert_eq!(read(&comment("weft 1 refuse-tcp")), Some(Rule::RefuseTcp));
+        assert_eq!(read(&comment(&ours("refuse-tcp"))), Some(Rule::RefuseTcp));
     }
 }
