@@ -124,6 +124,23 @@ fn connections_count_while_either_side_may_have_data() {
     });
 }
 
+#[test]
+fn a_syn_that_nobody_answers_counts_for_a_moment() {
+    isolated(|| async {
+        world();
+        run("nft 'add chain inet t in { type filter hook input priority 0; }; add rule inet t in tcp dport 82 drop'");
+        let conntrack = Conntrack::open().unwrap();
+        for family in [0, 1] {
+            let replica: IpAddr = REPLICAS[family].parse().unwrap();
+            let patience = Duration::from_millis(100);
+            TcpStream::connect_timeout(&address(VIPS[family], 82), patience).expect_err("nobody answers");
+            assert_eq!(counts(&conntrack).await[&replica], 1);
+            eventually(&conntrack, replica, 0).await;
+            assert_eq!(entries(&format!("dst={}", VIPS[family]), "UNREPLIED"), 1);
+        }
+    });
+}
+
 /// How many entries of `conntrack -L` name both addresses.
 fn entries(one: &str, two: &str) -> usize {
     let mut count = 0;

@@ -133,8 +133,8 @@ fn the_memory_of_clients_can_be_listed() {
         for part in [
             "update @sticky4 { 0x00000007 . ip saddr timeout 1m30s :",
             "delete @sticky6 { 0x00000007 . ip6 saddr :",
-            "comment \"weft 1 recall-port 4 tcp 8080 7 90000\"",
-            "comment \"weft 1 remember-vip 6 255 4294967295 1 turn 7 90000\"",
+            "comment \"weft 2 recall-port 4 tcp 8080 7 90000\"",
+            "comment \"weft 2 remember-vip 6 255 4294967295 1 turn 7 90000\"",
             "size 262144",
             "flags dynamic,timeout",
         ] {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use netns_tests::{Family, Host, Topology, scenario, testkit::ask};
 
 const REQUESTS: usize = 1000;
@@ -45,10 +45,22 @@ fn round_robin(family: Family) {
             let (least, most) = (counts.values().min(), counts.values().max());
             ensure!(counts.len() == 5, "{} used {} replicas: {counts:?}", host.name(), counts.len());
             in_step(topology, host, family)?;
-            ensure!(least.zip(most).is_some_and(|(least, most)| most - least <= 1), "{}: {counts:?}", host.name());
+            if least.zip(most).is_none_or(|(least, most)| most - least > 1) {
+                bail!("{}: {counts:?}\n{}", host.name(), witnesses(topology)?);
+            }
         }
         Ok(())
     });
+}
+
+/// What the kernels have counted: a turn is lost where a SYN is sent again.
+fn witnesses(topology: &Topology) -> Result<String> {
+    let words = "TcpActiveOpens TcpOutRsts TcpRetransSegs TcpExtTCPSynRetrans TcpExtTCPChallengeACK TcpExtTCPTimeouts";
+    let mut text = format!("the client:\n{}", topology.client().exec(&format!("nstat -asz {words}"))?);
+    for host in topology.hosts() {
+        text += &format!("{}:\n{}", host.name(), host.netns().exec("conntrack -S")?);
+    }
+    Ok(text)
 }
 
 /// Strict order, not only equal counts: any five requests in a row meet five replicas, and the next five the same again.

@@ -40,7 +40,7 @@ pub trait Kernel: Send + Sync {
     async fn connections(&self) -> Result<BTreeMap<ChainName, Connections>, KernelError>;
 
     /// The connections still open to each of these containers' addresses, by whichever way they came in: those that either
-    /// side may still have data for. TCP from the first SYN until everything sent has been acknowledged, SCTP while
+    /// side may still have data for. TCP until everything sent has been acknowledged, unanswered for a moment only, SCTP while
     /// the association lasts, UDP from its first answer until connection tracking forgets it. Each address is in the answer.
     ///
     /// Counted are the connections that this host's connection tracking knows: all of a container that lives here.

@@ -181,6 +181,7 @@ mod tests {
                 is_answered: true,
                 stage: FlowStage::Open,
                 bytes: None,
+                left_s: None,
             })
         };
         // Service and replica, by the old cluster and once the new one is heard of.

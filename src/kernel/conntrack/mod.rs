@@ -26,6 +26,9 @@ pub type FlowTest = Arc<dyn Fn(&Flow) -> bool + Send + Sync>;
 /// Entries found in one look before they are deleted: a bound on memory, some 150 bytes each.
 const FORGET_MAX: usize = 20_000;
 
+/// How long an unanswered SYN is kept where the kernel does not say, in seconds: its default (nf_conntrack-sysctl.rst).
+const SYN_LIFE_S: u32 = 120;
+
 /// What the kernel needs to find an entry again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowHandle {
@@ -73,9 +76,11 @@ impl Conntrack {
         if counts.is_empty() {
             return Ok(counts);
         }
+        let syn_life = sysctl::read(&Sysctl("net/netfilter/nf_conntrack_tcp_timeout_syn_sent".to_owned()))?;
+        let syn_life_s = syn_life.and_then(|text| text.parse().ok()).unwrap_or(SYN_LIFE_S);
         self.call("read the kernel's connections", move |socket| {
             socket.dump(|body| {
-                let count = parse::flow(body).and_then(|flow| counts.get_mut(&flow.open_to()?));
+                let count = parse::flow(body).and_then(|flow| counts.get_mut(&flow.open_to(syn_life_s)?));
                 if let Some(count) = count {
                     *count = count.saturating_add(1);
                 }

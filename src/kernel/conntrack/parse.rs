@@ -15,6 +15,7 @@ const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
 const CTA_PROTOINFO: u16 = 4;
+const CTA_TIMEOUT: u16 = 7;
 const CTA_COUNTERS_ORIG: u16 = 9;
 const CTA_COUNTERS_REPLY: u16 = 10;
 const CTA_ID: u16 = 12;
@@ -62,12 +63,13 @@ struct Tuple {
 
 /// The connection of a message's attributes; nothing for a protocol that no service has, or bytes that are no entry.
 pub(super) fn flow(body: &[u8]) -> Option<Flow> {
-    let (mut original, mut reply, mut state, mut status, mut bytes) = (None, None, None, 0, None);
+    let (mut original, mut reply, mut state, mut status, mut bytes, mut left_s) = (None, None, None, 0, None, None);
     for (kind, value) in attributes(body) {
         match kind {
             CTA_TUPLE_ORIG => original = tuple(value),
             CTA_TUPLE_REPLY => reply = tuple(value),
             CTA_STATUS => status = value.try_into().map(u32::from_be_bytes).unwrap_or_default(),
+            CTA_TIMEOUT => left_s = value.try_into().map(u32::from_be_bytes).ok(),
             CTA_PROTOINFO => state = protocol_state(value),
             CTA_COUNTERS_ORIG | CTA_COUNTERS_REPLY => {
                 bytes = Some(bytes.unwrap_or(0) + number64(value, CTA_COUNTERS_BYTES).unwrap_or(0));
@@ -86,6 +88,7 @@ pub(super) fn flow(body: &[u8]) -> Option<Flow> {
         is_answered,
         stage: stage(protocol, state, is_answered),
         bytes,
+        left_s,
     })
 }
 
@@ -191,6 +194,7 @@ mod tests {
             (CTA_COUNTERS_ORIG, counted.clone()),
             (CTA_COUNTERS_REPLY, counted),
             (CTA_ID, 7_u32.to_be_bytes().to_vec()),
+            (CTA_TIMEOUT, 111_u32.to_be_bytes().to_vec()),
         ];
         if let Some((kind, state)) = state {
             parts.push((CTA_PROTOINFO, attribute_of(&[(kind, &attribute_of(&[(CTA_PROTOINFO_STATE, &[state])]))])));
@@ -221,7 +225,10 @@ mod tests {
             let flow = flow(&entry(protocol, state, status)).unwrap();
             assert_eq!(flow.stage, stage, "{protocol} {state:?} {status}");
             assert_eq!((flow.client, flow.asked), ("192.0.2.1:4711".parse().unwrap(), "192.0.2.9:80".parse().unwrap()));
-            assert_eq!((flow.replica, flow.bytes), ("10.9.0.2:8080".parse().unwrap(), Some(200)));
+            assert_eq!(
+                (flow.replica, flow.bytes, flow.left_s),
+                ("10.9.0.2:8080".parse().unwrap(), Some(200), Some(111))
+            );
         }
         assert_eq!(flow(&entry(1, None, SEEN_REPLY)), None, "ICMP is no service's");
     }

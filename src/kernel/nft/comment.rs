@@ -1,4 +1,4 @@
-//! A rule's comment in the kernel: `weft 1 balance-port 4 tcp 3 65536 2`.
+//! A rule's comment in the kernel: `weft 2 balance-port 4 tcp 3 65536 2`.
 //!
 //! The comment is what an observer reads a rule back from, so it must change whenever the same rule would compile to
 //! other expressions: that is the number's purpose.

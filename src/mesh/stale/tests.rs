@@ -90,6 +90,7 @@ fn flow(protocol: L4, client: &str, asked: &str, replica: &str) -> Flow {
         is_answered: true,
         stage: FlowStage::Open,
         bytes: None,
+        left_s: None,
     }
 }
 
