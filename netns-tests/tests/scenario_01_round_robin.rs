@@ -1,7 +1,7 @@
 //! Scenario 1: three nodes, five replicas, one published port, 1,000 requests at every node. Each node on its own spreads
 //! its requests exactly round-robin, and every replica sees the client's own address.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use netns_tests::{Family, Host, Topology, scenario, testkit::ask};
@@ -58,7 +58,7 @@ fn witnesses(topology: &Topology) -> Result<String> {
     let words = "TcpActiveOpens TcpOutRsts TcpRetransSegs TcpExtTCPSynRetrans TcpExtTCPChallengeACK TcpExtTCPTimeouts";
     let mut text = format!("the client:\n{}", topology.client().exec(&format!("nstat -asz {words}"))?);
     for host in topology.hosts() {
-        text += &format!("{}:\n{}", host.name(), host.netns().exec("conntrack -S")?);
+        write!(text, "{}:\n{}", host.name(), host.netns().exec("conntrack -S")?)?;
     }
     Ok(text)
 }
