@@ -137,9 +137,9 @@ fn host_name() -> anyhow::Result<Name> {
 mod tests {
     use super::*;
     use crate::{
-        agent::identity::StoreUrl,
         model::{ClusterId, NodeId},
         peer::Token,
+        store::StoreUrl,
     };
 
     fn load(file: &str, options: Options) -> anyhow::Result<Config> {
@@ -166,7 +166,7 @@ mod tests {
             node: NodeId::new(3).unwrap(),
             name: "a".parse().unwrap(),
             underlay: "192.0.2.3".parse().unwrap(),
-            store: StoreUrl::Embedded,
+            store: StoreUrl::embedded(),
             cluster_key: vec![],
             token: Token::new(&[], [9; 20]),
         };

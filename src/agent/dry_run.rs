@@ -7,7 +7,7 @@ use super::{
     config::Config,
     configuration,
     host::{Host as _, LinuxHost},
-    identity::{Identity, StoreUrl},
+    identity::Identity,
     member::{OpenStore, store_dir},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     kernel::{Kernel as _, LinuxKernel, nft},
     model::Judgement,
     plan::plan,
-    store::embedded::Embedded,
+    store::{Backend, embedded::Embedded},
 };
 
 /// The steps that an agent with these options would take now, one a line, and the nftables table as `nft -f` would take it.
@@ -29,7 +29,7 @@ async fn look(options: Options) -> anyhow::Result<String> {
     let Some(identity) = Identity::load(&config.data_dir)? else {
         bail!("this node is not part of a cluster: there is nothing to plan");
     };
-    if identity.store == StoreUrl::Embedded && !Embedded::exists(&store_dir(&config.data_dir)) {
+    if identity.store.backend == Backend::Embedded && !Embedded::exists(&store_dir(&config.data_dir)) {
         bail!("the store in {} is gone", config.data_dir.display());
     }
     let opened = OpenStore::open(&identity.store, &config.data_dir).await?;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{ClusterId, Name, NodeId},
     peer::Token,
+    store::StoreUrl,
 };
 
 const FILE: &str = "identity.json";
@@ -37,46 +38,6 @@ pub(super) struct Identity {
     pub(super) cluster_key: Vec<u8>,
     /// What lets others join.
     pub(super) token: Token,
-}
-
-/// A store, by URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum StoreUrl {
-    /// In this agent.
-    Embedded,
-    /// Spoken to in the etcd v3 protocol: `etcd://HOST:PORT[,HOST:PORT]...`.
-    Etcd(Vec<String>),
-}
-
-impl std::fmt::Display for StoreUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Embedded => f.write_str("embedded"),
-            Self::Etcd(endpoints) => write!(f, "etcd://{}", endpoints.join(",")),
-        }
-    }
-}
-
-impl std::str::FromStr for StoreUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "embedded" {
-            return Ok(Self::Embedded);
-        }
-        let Some(rest) = text.strip_prefix("etcd://") else {
-            return Err(format!("{text:?} is not a store; `embedded` and etcd://HOST:PORT[,HOST:PORT]... are"));
-        };
-        let endpoints: Vec<String> = rest.split(',').map(str::to_owned).collect();
-        for endpoint in &endpoints {
-            let port =
-                endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
-            if !matches!(port, Some(Ok(1..))) || endpoint.contains(['/', '?', '@']) {
-                return Err(format!("{endpoint:?} in the store's URL is not HOST:PORT"));
-            }
-        }
-        Ok(Self::Etcd(endpoints))
-    }
 }
 
 /// What all formats have.
@@ -158,7 +119,7 @@ impl Identity {
             node: self.node.get(),
             name: self.name.to_string(),
             underlay: self.underlay,
-            store: self.store.to_string(),
+            store: self.store.exposed(),
             cluster_key: HEXLOWER.encode(&self.cluster_key),
             token: self.token.to_string(),
         };
@@ -175,7 +136,7 @@ impl Identity {
             node: NodeId::new(record.node).context("its node number is out of range")?,
             name: record.name.parse()?,
             underlay: record.underlay,
-            store: record.store.parse().map_err(anyhow::Error::msg)?,
+            store: record.store.parse()?,
             cluster_key: HEXLOWER.decode(record.cluster_key.as_bytes())?,
             token: record.token.parse()?,
         })
@@ -199,7 +160,7 @@ mod tests {
             node: NodeId::new(3).unwrap(),
             name: "node3".parse().unwrap(),
             underlay: "192.0.2.3".parse().unwrap(),
-            store: StoreUrl::Etcd(vec!["192.0.2.1:7780".into()]),
+            store: "etcd://192.0.2.1:7780?user=root:secret".parse().unwrap(),
             cluster_key: vec![1, 2, 3],
             token: Token::new(&[1, 2, 3], [9; 20]),
         };
@@ -213,23 +174,5 @@ mod tests {
         Identity::remove(dir.path()).unwrap();
         Identity::remove(dir.path()).unwrap();
         assert_eq!(Identity::load(dir.path()).unwrap(), None);
-    }
-
-    #[test]
-    fn store_urls() {
-        for (text, accepted) in [
-            ("embedded", true),
-            ("etcd://192.0.2.1:2379", true),
-            ("etcd://a:2379,b:2379", true),
-            ("etcd://[2001:db8::1]:2379", true),
-            ("etcd://a", false),
-            ("etcd://:2379", false),
-            ("etcd://a:0", false),
-            ("etcd://a:2379/prefix", false),
-            ("redis://a:1", false),
-            ("", false),
-        ] {
-            assert_eq!(text.parse::<StoreUrl>().is_ok(), accepted, "{text:?}");
-        }
     }
 }

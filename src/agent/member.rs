@@ -23,7 +23,7 @@ use super::{
     follower::{self, Followed, StoreHealth},
     health::{self, Findings},
     host::Host,
-    identity::{Identity, StoreUrl},
+    identity::Identity,
     metrics::Metrics,
     naming::Naming,
     operations::release,
@@ -34,11 +34,7 @@ use super::{
 use crate::{
     model::{Cluster, Judgement, Node, NodeId},
     peer::{self, Gatekeeper},
-    store::{
-        LeaseId, Revision, Store,
-        embedded::Embedded,
-        etcd::{EtcdClient, EtcdServer},
-    },
+    store::{self, Backend, LeaseId, Revision, Store, StoreUrl, embedded::Embedded, etcd::EtcdServer},
 };
 
 pub(super) use crate::model::PEER_PORT;
@@ -93,16 +89,15 @@ pub(super) struct OpenStore {
 impl OpenStore {
     /// Opens the store that a URL names.
     pub(super) async fn open(url: &StoreUrl, data_dir: &Path) -> anyhow::Result<Self> {
-        match url {
-            StoreUrl::Embedded => {
+        match url.backend {
+            Backend::Embedded => {
                 let dir = store_dir(data_dir);
                 std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
                 let embedded = Arc::new(Embedded::open(&dir).await?);
                 Ok(Self { store: Arc::<Embedded>::clone(&embedded), embedded: Some(embedded) })
             }
-            StoreUrl::Etcd(endpoints) => {
-                let client = EtcdClient::new(endpoints)?;
-                Ok(Self { store: Arc::new(client), embedded: None })
+            Backend::Member | Backend::Etcd | Backend::Consul | Backend::ZooKeeper => {
+                Ok(Self { store: store::connect(url)?, embedded: None })
             }
         }
     }
@@ -273,12 +268,10 @@ impl Member {
 }
 
 fn holds_store(identity: &Identity, node: &Node) -> bool {
-    match &identity.store {
-        StoreUrl::Embedded => node.id == identity.node,
-        StoreUrl::Etcd(endpoints) => {
-            let face = SocketAddr::new(node.underlay, PEER_PORT).to_string();
-            endpoints.contains(&face)
-        }
+    match identity.store.backend {
+        Backend::Embedded => node.id == identity.node,
+        Backend::Member => identity.store.hosts.contains(&SocketAddr::new(node.underlay, PEER_PORT).to_string()),
+        Backend::Etcd | Backend::Consul | Backend::ZooKeeper => false,
     }
 }
 
@@ -304,10 +297,8 @@ async fn serve_others(gatekeeper: Gatekeeper, embedded: Option<Arc<Embedded>>, l
 
 /// The store's URL as other nodes reach it.
 fn reachable_url(identity: &Identity) -> String {
-    match &identity.store {
-        StoreUrl::Embedded => {
-            StoreUrl::Etcd(vec![SocketAddr::new(identity.underlay, PEER_PORT).to_string()]).to_string()
-        }
-        url @ StoreUrl::Etcd(_) => url.to_string(),
+    match identity.store.backend {
+        Backend::Embedded => StoreUrl::member(SocketAddr::new(identity.underlay, PEER_PORT).to_string()).exposed(),
+        Backend::Member | Backend::Etcd | Backend::Consul | Backend::ZooKeeper => identity.store.exposed(),
     }
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     agent::{
         configuration::{put, store_refusal},
-        identity::{Identity, StoreUrl},
+        identity::Identity,
         member::{OpenStore, open_door, store_dir},
         views,
     },
@@ -22,7 +22,7 @@ use crate::{
     ipam,
     model::{Availability, ClusterId, ClusterSettings, DEFAULT_POOL, Node, NodeId},
     peer::Token,
-    store::{Compare, Outcome, Revision, Store, Transaction, Write, record},
+    store::{Backend, Compare, Outcome, Revision, Store, StoreUrl, Transaction, Write, record},
 };
 
 /// The tunnels' UDP port unless somebody names another: not 4789 or 8472, which hypervisors intercept.
@@ -116,7 +116,7 @@ async fn found(
     me: &Node,
 ) -> Result<OpenStore, Refusal> {
     let dir = store_dir(&agent.config.data_dir);
-    let is_ours_alone = identity.store == StoreUrl::Embedded && !dir.exists();
+    let is_ours_alone = identity.store.backend == Backend::Embedded && !dir.exists();
     let written = async {
         let opened = OpenStore::open(&identity.store, &agent.config.data_dir).await.map_err(internal)?;
         let saved = match begin(&*opened.store, settings, me).await {

@@ -7,7 +7,7 @@ use super::{Agent, Member, Standing, lookup, networks, nodes, stopped};
 use crate::{
     agent::{
         configuration::{Decision, configure, put, read},
-        identity::{Identity, StoreUrl},
+        identity::Identity,
         member::{OpenStore, PEER_PORT, open_door, store_dir},
         views,
     },
@@ -20,7 +20,7 @@ use crate::{
     model::{Availability, Cluster, HostState, Name, Node, NodeId},
     peer::{self, JoinError, Token},
     plan::plan,
-    store::{Revision, Store, record},
+    store::{Backend, Revision, Store, StoreUrl, record},
 };
 
 /// Passes of `down`: the second finds nothing left unless somebody interferes.
@@ -163,7 +163,7 @@ pub(super) async fn leave(agent: &Arc<Agent>, request: LeaveRequest) -> Result<(
     member.stop().await;
     remove_everything(agent).await?;
     Identity::remove(&agent.config.data_dir).map_err(internal)?;
-    if member.identity.store == StoreUrl::Embedded {
+    if member.identity.store.backend == Backend::Embedded {
         // Nobody is left to read it, and a new cluster must not find it.
         remove_store(&store_dir(&agent.config.data_dir));
     }
@@ -185,7 +185,7 @@ fn refuse_while_needed(member: &Member) -> Result<(), Refusal> {
     let cluster = lookup::cluster(member)?;
     let endpoints = lookup::listed(cluster.endpoints_on(member.me()).map(|endpoint| &endpoint.name));
     let others = lookup::listed(cluster.nodes.values().filter(|node| node.id != member.me()).map(|node| &node.name));
-    let holds_store = member.identity.store == StoreUrl::Embedded && !others.is_empty();
+    let holds_store = member.identity.store.backend == Backend::Embedded && !others.is_empty();
     // The store first: --force is said against all reasons at once, and this one cannot be undone.
     match (holds_store, endpoints.is_empty()) {
         (true, is_empty) => {

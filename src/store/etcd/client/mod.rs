@@ -26,7 +26,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreUrl};
 
 /// How long a connection may take to come up. Nodes of one cluster are milliseconds apart; two seconds outlast one lost SYN.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,12 +41,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer taken, in bytes: etcd sends all changes of a revision, or a page of rows, in one message.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The port of an endpoint that names none.
-const DEFAULT_PORT: u16 = 2379;
-
 /// A client of one etcd cluster. It speaks to one endpoint, and goes on to the next when that fails.
 pub struct EtcdClient {
-    /// The endpoints as they were given, for messages to people.
+    /// The URL without secrets, for messages to people.
     name: String,
     /// How each endpoint is reached, and the connection to it.
     endpoints: Vec<Endpoint>,
@@ -57,17 +54,15 @@ pub struct EtcdClient {
 }
 
 impl EtcdClient {
-    /// A client of the servers at `endpoints`, each `HOST`, `HOST:PORT` or `http://HOST:PORT`. It connects at the first
-    /// request. Fails with [`StoreError::Refused`] if an endpoint cannot be understood, or there is none.
-    pub fn new(endpoints: &[String]) -> Result<Self, StoreError> {
+    /// A client of the servers that `url` names. It connects at the first request. Fails with [`StoreError::Refused`] if an
+    /// address cannot be understood.
+    pub fn new(url: &StoreUrl) -> Result<Self, StoreError> {
+        let endpoints: Vec<Endpoint> = url.hosts.iter().map(|host| reached(host)).collect::<Result<_, _>>()?;
         if endpoints.is_empty() {
-            return Err(StoreError::Refused("no endpoint of an etcd cluster was given".to_owned()));
+            return Err(StoreError::Refused(format!("{url} names no server")));
         }
-        let name = format!("etcd://{}", endpoints.join(","));
-        let endpoints: Vec<Endpoint> =
-            endpoints.iter().map(|endpoint| understood(endpoint)).collect::<Result<_, _>>()?;
         Ok(Self {
-            name,
+            name: url.to_string(),
             channels: RwLock::new(endpoints.iter().map(Endpoint::connect_lazy).collect()),
             endpoints,
             current: AtomicUsize::new(0),
@@ -187,19 +182,9 @@ enum Repeat {
     Unsafe,
 }
 
-fn understood(endpoint: &str) -> Result<Endpoint, StoreError> {
-    let refuse = |reason: String| StoreError::Refused(format!("the etcd endpoint {endpoint:?} {reason}"));
-    if endpoint.starts_with("https://") {
-        return Err(refuse("asks for TLS, which weft does not speak to etcd: name it with http://".to_owned()));
-    }
-    let address = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
-    let (_, after_host) = address.rsplit_once(']').unwrap_or(("", address));
-    let port = if after_host.contains(':') { String::new() } else { format!(":{DEFAULT_PORT}") };
-    let parsed = Endpoint::from_shared(format!("http://{address}{port}"));
-    let parsed = parsed.map_err(|error| refuse(format!("is not HOST:PORT: {error}")))?;
-    if parsed.uri().host().is_none_or(str::is_empty) {
-        return Err(refuse("names no host".to_owned()));
-    }
+fn reached(host: &str) -> Result<Endpoint, StoreError> {
+    let parsed = Endpoint::from_shared(format!("http://{host}"));
+    let parsed = parsed.map_err(|error| StoreError::Refused(format!("{host:?} is not HOST:PORT: {error}")))?;
     Ok(parsed
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)

@@ -16,13 +16,13 @@ use super::{
 use crate::{
     agent::{
         configuration::{Decision, configure, put},
-        identity::{Identity, StoreUrl},
+        identity::Identity,
         member::{Member, OpenStore},
         operations::{membership, nodes},
     },
     model::{self, ClusterId},
     peer::Token,
-    store::record,
+    store::{StoreUrl, record},
 };
 
 impl World {
@@ -143,7 +143,7 @@ pub(super) fn identity(node: &model::Node) -> Identity {
         node: node.id,
         name: node.name.clone(),
         underlay: node.underlay,
-        store: StoreUrl::Etcd(vec!["192.0.2.1:7780".to_owned()]),
+        store: StoreUrl::member("192.0.2.1:7780".to_owned()),
         cluster_key: vec![1],
         token: Token::new(&[1], [2; 20]),
     }
