@@ -126,7 +126,7 @@ impl Backend {
             Self::Embedded | Self::Member => &[],
             Self::Etcd => &[Tls, Ca, Cert, Key, ServerName, User, PasswordFile],
             Self::Consul => &[Tls, Ca, Cert, Key, ServerName, Token, TokenFile],
-            Self::ZooKeeper => &[Tls, Ca, Cert, Key, User, PasswordFile],
+            Self::ZooKeeper => &[User, PasswordFile],
         }
     }
 }
