@@ -98,6 +98,7 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
         text(o.leave(LeaveRequest { force: true }).await),
         text(o.down().await),
         text(o.token().await),
+        text(o.token_rotate().await),
         text(o.status().await),
         text(o.node_list().await),
         text(o.node_inspect("n/1?x=y #%").await),

@@ -142,6 +142,7 @@ fn nodes(underlay: &str, count: u16) -> Cluster {
                 underlay: format!("{underlay}{separator}{number}").parse().unwrap(),
                 labels: [].into(),
                 availability: Availability::Active,
+                fingerprint: None,
             },
         );
         cluster.alive.insert(id);

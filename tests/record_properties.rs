@@ -28,9 +28,10 @@ fn cluster(services: u16, replicas: u16, weight: u16) -> Cluster {
     for id in NodeId::all().take(3) {
         let underlay = std::net::Ipv4Addr::from(0xc000_0200 + u32::from(id.get())).into();
         let name = format!("node-{id}").parse().unwrap();
-        cluster
-            .nodes
-            .insert(id, Node { id, name, underlay, labels: BTreeMap::new(), availability: Availability::Active });
+        cluster.nodes.insert(
+            id,
+            Node { id, name, underlay, labels: BTreeMap::new(), availability: Availability::Active, fingerprint: None },
+        );
         cluster.alive.insert(id);
         let open = BTreeMap::from([(EndpointId(7), id.get().into())]);
         cluster.reports.insert(id, Report { revision: 4, open });

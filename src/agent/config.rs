@@ -138,7 +138,6 @@ mod tests {
     use super::*;
     use crate::{
         model::{ClusterId, NodeId},
-        peer::Token,
         store::StoreUrl,
     };
 
@@ -167,8 +166,6 @@ mod tests {
             name: "a".parse().unwrap(),
             underlay: "192.0.2.3".parse().unwrap(),
             store: StoreUrl::embedded(),
-            cluster_key: vec![],
-            token: Token::new(&[], [9; 20]),
         };
         for (file, told) in [
             ("", &[][..]),

@@ -9,6 +9,7 @@ use super::{
     host::{Host as _, LinuxHost},
     identity::Identity,
     member::{OpenStore, store_dir},
+    trust,
 };
 use crate::{
     desired::desired,
@@ -32,7 +33,8 @@ async fn look(options: Options) -> anyhow::Result<String> {
     if identity.store.backend == Backend::Embedded && !Embedded::exists(&store_dir(&config.data_dir)) {
         bail!("the store in {} is gone", config.data_dir.display());
     }
-    let opened = OpenStore::open(&identity.store, &config.data_dir).await?;
+    let credentials = trust::load(&identity, &config.data_dir)?;
+    let opened = OpenStore::open(&identity.store, &config.data_dir, &credentials).await?;
     let cluster = configuration::read(&*opened.store).await.map_err(anyhow::Error::new)?.cluster;
     let kernel = std::sync::Arc::new(LinuxKernel::open().await.context("cannot speak to the kernel's network")?);
     let host = LinuxHost { kernel: std::sync::Arc::clone(&kernel), mark_mask: config.mark_mask };

@@ -9,17 +9,16 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{ClusterId, Name, NodeId},
-    peer::Token,
     store::StoreUrl,
 };
 
 const FILE: &str = "identity.json";
-const FORMAT: u32 = 1;
+/// Format 1 had a token of its own for each node and no certificates.
+const FORMAT: u32 = 2;
 
 /// A node's membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,10 +33,6 @@ pub(super) struct Identity {
     pub(super) underlay: IpAddr,
     /// Where the store is.
     pub(super) store: StoreUrl,
-    /// The cluster's key, which tokens name by its digest.
-    pub(super) cluster_key: Vec<u8>,
-    /// What lets others join.
-    pub(super) token: Token,
 }
 
 /// What all formats have.
@@ -55,8 +50,6 @@ struct Record {
     name: String,
     underlay: IpAddr,
     store: String,
-    cluster_key: String,
-    token: String,
 }
 
 impl Identity {
@@ -68,13 +61,18 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        if let Ok(Format { v }) = serde_json::from_str(&text)
-            && v > FORMAT
-        {
-            bail!(
+        match serde_json::from_str(&text) {
+            Ok(Format { v }) if v > FORMAT => bail!(
                 "{} was written by a newer weft (format {v}, this one reads {FORMAT}): upgrade this node",
                 path.display()
-            );
+            ),
+            Ok(Format { v: 1 }) => bail!(
+                "{} is of format 1, from before nodes had certificates, and its cluster cannot be gone on with: \
+                 remove {} and begin anew with `weft init` or `weft join`",
+                path.display(),
+                data_dir.display()
+            ),
+            Ok(Format { .. }) | Err(_) => {}
         }
         let identity = Self::decode(&text).with_context(|| {
             format!("{} is damaged: put it back from a backup, or remove it and join again", path.display())
@@ -120,8 +118,6 @@ impl Identity {
             name: self.name.to_string(),
             underlay: self.underlay,
             store: self.store.exposed(),
-            cluster_key: HEXLOWER.encode(&self.cluster_key),
-            token: self.token.to_string(),
         };
         Ok(serde_json::to_string_pretty(&record)? + "\n")
     }
@@ -137,8 +133,6 @@ impl Identity {
             name: record.name.parse()?,
             underlay: record.underlay,
             store: record.store.parse()?,
-            cluster_key: HEXLOWER.decode(record.cluster_key.as_bytes())?,
-            token: record.token.parse()?,
         })
     }
 }
@@ -161,14 +155,15 @@ mod tests {
             name: "node3".parse().unwrap(),
             underlay: "192.0.2.3".parse().unwrap(),
             store: "etcd://192.0.2.1:7780?user=root:secret".parse().unwrap(),
-            cluster_key: vec![1, 2, 3],
-            token: Token::new(&[1, 2, 3], [9; 20]),
         };
         identity.save(dir.path()).unwrap();
         assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity));
         fs::write(path(dir.path()), "{").unwrap();
         assert!(format!("{:#}", Identity::load(dir.path()).unwrap_err()).contains("damaged"));
-        fs::write(path(dir.path()), "{\"v\": 2, \"seat\": 7}").unwrap();
+        fs::write(path(dir.path()), "{\"v\": 1, \"cluster_key\": \"00\"}").unwrap();
+        let older = format!("{:#}", Identity::load(dir.path()).unwrap_err());
+        assert!(older.contains("format 1") && older.contains("weft join"), "{older}");
+        fs::write(path(dir.path()), "{\"v\": 3, \"seat\": 7}").unwrap();
         let newer = format!("{:#}", Identity::load(dir.path()).unwrap_err());
         assert!(newer.contains("newer weft") && !newer.contains("damaged"), "{newer}");
         Identity::remove(dir.path()).unwrap();

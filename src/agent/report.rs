@@ -302,6 +302,7 @@ mod tests {
             underlay: "192.0.2.1".parse().unwrap(),
             labels: BTreeMap::new(),
             availability: Availability::Active,
+            fingerprint: None,
         };
         cluster.nodes.insert(node.id, node);
         let replica = Endpoint {

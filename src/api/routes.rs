@@ -31,6 +31,7 @@ pub(super) fn router(operations: Arc<dyn Operations>) -> Router {
         .route("/v1/leave", post(|State(o): Agent, Wish(r): Wish<LeaveRequest>| done(async move { o.leave(r).await })))
         .route("/v1/down", post(|State(o): Agent| answer(async move { o.down().await })))
         .route("/v1/token", get(|State(o): Agent| answer(async move { o.token().await })))
+        .route("/v1/token/rotate", post(|State(o): Agent| answer(async move { o.token_rotate().await })))
         .route("/v1/status", get(|State(o): Agent| answer(async move { o.status().await })))
         .merge(nodes())
         .merge(networks())

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
 
-use super::Name;
+use super::{Fingerprint, Name};
 
 /// A node's number in its cluster, 1 to 4095: small, because it is also the node's mark on connections that entered
 /// the mesh there (12 bits of the packet mark) and the number of the routing table that leads back to it.
@@ -82,4 +82,6 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// What a person wants of it.
     pub availability: Availability,
+    /// The key pair that it speaks to other nodes with; without one it is let in nowhere.
+    pub fingerprint: Option<Fingerprint>,
 }

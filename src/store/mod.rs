@@ -13,6 +13,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
+use crate::tls::Credentials;
+
 pub use self::url::{Backend, StoreOption, StoreUrl, StoreUrlError};
 
 /// Where the store stands: it grows with every commit (etcd's revision).
@@ -137,10 +139,11 @@ pub enum StoreError {
 
 /// A client of the store that a URL names. It connects at the first request; what can never work fails now.
 ///
-/// The embedded store is not reached by a URL: whoever holds it opens it ([`embedded::Embedded::open`]).
-pub fn connect(url: &StoreUrl) -> Result<Arc<dyn Store>, StoreError> {
+/// `credentials` are this node's, for the store in another node's agent. The embedded store is not reached by a URL: whoever holds it opens it ([`embedded::Embedded::open`]).
+pub fn connect(url: &StoreUrl, credentials: &Arc<Credentials>) -> Result<Arc<dyn Store>, StoreError> {
     let store: Arc<dyn Store> = match url.backend {
-        Backend::Member | Backend::Etcd => Arc::new(etcd::EtcdClient::new(url)?),
+        Backend::Member => Arc::new(etcd::EtcdClient::of_member(url, Arc::clone(credentials))?),
+        Backend::Etcd => Arc::new(etcd::EtcdClient::new(url)?),
         Backend::Consul | Backend::ZooKeeper => {
             return Err(StoreError::Refused(format!("this weft speaks no {}", url.backend.scheme())));
         }

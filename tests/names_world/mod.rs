@@ -31,9 +31,10 @@ pub(crate) fn cluster() -> Cluster {
         let underlay = format!("192.0.2.1{id}").parse().unwrap();
         let availability = Availability::Active;
         let labels = std::collections::BTreeMap::new();
-        cluster
-            .nodes
-            .insert(node(id), Node { id: node(id), name: name.parse().unwrap(), underlay, labels, availability });
+        cluster.nodes.insert(
+            node(id),
+            Node { id: node(id), name: name.parse().unwrap(), underlay, labels, availability, fingerprint: None },
+        );
         cluster.alive.insert(node(id));
     }
     for (id, name, prefixes, internal) in [

@@ -65,6 +65,7 @@ fn cluster() -> Cluster {
             underlay: underlay.parse().unwrap(),
             labels: BTreeMap::new(),
             availability: Availability::Active,
+            fingerprint: None,
         };
         cluster.nodes.insert(id, node);
     }

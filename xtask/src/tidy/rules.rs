@@ -26,7 +26,7 @@ pub(super) const DIRECTION: &[(&str, &[&str], &str)] = &[
     ("names", &["model", "mesh"], PURE),
     ("plan", &["model"], PURE),
     ("kernel", &["model", "plan"], EDGE),
-    ("tls", &[], "it knows certificates and streams, and nothing of what is said over them"),
+    ("tls", &["model"], "it knows certificates and streams, and nothing of what is said over them"),
     ("store", &["model", "tls"], WITHIN_TLS),
     ("peer", &["model", "tls"], WITHIN_TLS),
     (

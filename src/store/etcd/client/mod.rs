@@ -3,12 +3,13 @@
 //! It has no task of its own beyond tonic's, one a connection, which end with the client. A watch ends with an error when its
 //! connection does: the caller watches again from the last revision that it saw, and misses nothing.
 
+mod connector;
 mod failure;
 mod store;
 
 use std::{
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -26,7 +27,11 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::store::{StoreError, StoreUrl};
+use self::connector::Reach;
+use crate::{
+    store::{StoreError, StoreUrl},
+    tls::Credentials,
+};
 
 /// How long a connection may take to come up. Nodes of one cluster are milliseconds apart; two seconds outlast one lost SYN.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,7 +51,7 @@ pub struct EtcdClient {
     /// The URL without secrets, for messages to people.
     name: String,
     /// How each endpoint is reached, and the connection to it.
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<Reach>,
     channels: RwLock<Vec<Channel>>,
     current: AtomicUsize,
     /// The endpoint that answered last.
@@ -57,13 +62,31 @@ impl EtcdClient {
     /// A client of the servers that `url` names. It connects at the first request. Fails with [`StoreError::Refused`] if an
     /// address cannot be understood.
     pub fn new(url: &StoreUrl) -> Result<Self, StoreError> {
-        let endpoints: Vec<Endpoint> = url.hosts.iter().map(|host| reached(host)).collect::<Result<_, _>>()?;
+        Self::reaching(url, None)
+    }
+
+    /// A client of the embedded store of another node, which it shows this node's certificate.
+    pub fn of_member(url: &StoreUrl, credentials: Arc<Credentials>) -> Result<Self, StoreError> {
+        Self::reaching(url, Some(credentials))
+    }
+
+    fn reaching(url: &StoreUrl, credentials: Option<Arc<Credentials>>) -> Result<Self, StoreError> {
+        let endpoint = |host: &String| {
+            let endpoint = reached(host)?;
+            Ok(match &credentials {
+                None => Reach::Plain(endpoint),
+                Some(credentials) => {
+                    Reach::Member { endpoint, host: host.clone(), credentials: Arc::clone(credentials) }
+                }
+            })
+        };
+        let endpoints: Vec<Reach> = url.hosts.iter().map(endpoint).collect::<Result<_, StoreError>>()?;
         if endpoints.is_empty() {
             return Err(StoreError::Refused(format!("{url} names no server")));
         }
         Ok(Self {
             name: url.to_string(),
-            channels: RwLock::new(endpoints.iter().map(Endpoint::connect_lazy).collect()),
+            channels: RwLock::new(endpoints.iter().map(Reach::channel).collect()),
             endpoints,
             current: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
@@ -149,7 +172,7 @@ impl EtcdClient {
 
     /// New connections for all requests from now on; the old ones end with the requests that still use them.
     fn renew_channels(&self) {
-        let new = self.endpoints.iter().map(Endpoint::connect_lazy).collect();
+        let new = self.endpoints.iter().map(Reach::channel).collect();
         *self.channels.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use super::{Record, VERSION, node_id, parse_name};
-use crate::model::{Availability, EndpointId, Name, Node, Report};
+use crate::model::{Availability, EndpointId, Fingerprint, Name, Node, Report};
 
 #[derive(Serialize, Deserialize)]
 pub(in super::super) struct NodeRecord {
@@ -17,6 +17,8 @@ pub(in super::super) struct NodeRecord {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     availability: AvailabilityWord,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -29,7 +31,7 @@ enum AvailabilityWord {
 
 impl From<&Node> for NodeRecord {
     fn from(node: &Node) -> Self {
-        let Node { id, name, underlay, labels, availability } = node;
+        let Node { id, name, underlay, labels, availability, fingerprint } = node;
         Self {
             v: VERSION,
             id: id.get(),
@@ -40,6 +42,7 @@ impl From<&Node> for NodeRecord {
                 Availability::Active => AvailabilityWord::Active,
                 Availability::Drain => AvailabilityWord::Drain,
             },
+            fingerprint: fingerprint.map(|fingerprint: Fingerprint| fingerprint.to_string()),
         }
     }
 }
@@ -54,7 +57,7 @@ impl Record for NodeRecord {
     }
 
     fn into_model(self) -> Result<Node, String> {
-        let Self { v: _, id, name, underlay, labels, availability } = self;
+        let Self { v: _, id, name, underlay, labels, availability, fingerprint } = self;
         Ok(Node {
             id: node_id(id)?,
             name: parse_name(&name)?,
@@ -64,6 +67,7 @@ impl Record for NodeRecord {
                 AvailabilityWord::Active => Availability::Active,
                 AvailabilityWord::Drain => Availability::Drain,
             },
+            fingerprint: fingerprint.map(|text| text.parse()).transpose()?,
         })
     }
 }
