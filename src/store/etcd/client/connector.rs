@@ -8,7 +8,10 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tonic::{
     codegen::{Service, http::Uri},
     transport::{Channel, Endpoint},
@@ -44,7 +47,7 @@ struct ToMember {
 }
 
 impl Service<Uri> for ToMember {
-    type Response = TokioIo<TlsStream>;
+    type Response = TokioIo<Spoken>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
@@ -57,7 +60,37 @@ impl Service<Uri> for ToMember {
         Box::pin(async move {
             let stream = TcpStream::connect(&*host).await?;
             stream.set_nodelay(true)?;
-            Ok(TokioIo::new(credentials.connect(stream).await?))
+            Ok(TokioIo::new(Spoken(credentials.connect(stream).await?)))
         })
+    }
+}
+
+/// A connection whose end is told in words for people: an agent that is killed does not say goodbye in TLS' way.
+struct Spoken(TlsStream);
+
+impl AsyncRead for Spoken {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it closed the connection"),
+            _ => error,
+        })
+    }
+}
+
+impl AsyncWrite for Spoken {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
