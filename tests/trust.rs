@@ -41,8 +41,8 @@ struct Gate {
     authority: Authority,
     secret: Mutex<Option<Secret>>,
     known: watch::Sender<Option<Arc<BTreeSet<Fingerprint>>>>,
-    /// Kept from everybody until it is said.
-    delay: Duration,
+    /// Who was let in last, which nobody else has heard of yet.
+    admitted: Mutex<Option<Fingerprint>>,
 }
 
 #[async_trait]
@@ -53,11 +53,7 @@ impl Gatekeeper for Gate {
         if !applicant.secret.has_hash(&secret.hash()) {
             return Err(NotAdmitted::WrongSecret);
         }
-        let (known, delay) = (self.known.clone(), self.delay);
-        tokio::spawn(async move {
-            tokio::time::sleep(delay).await;
-            known.send_replace(Some(Arc::new([applicant.fingerprint].into())));
-        });
+        *self.admitted.lock().unwrap() = Some(applicant.fingerprint);
         Ok(Admission {
             cluster: "7".to_owned(),
             certificate: self.authority.certificate().to_vec(),
@@ -84,11 +80,10 @@ impl Member {
         let address = listener.local_addr().unwrap();
         let authority = Authority::make("7").unwrap();
         let credentials = Credentials::make(again(&authority), names("member"), SystemTime::now()).unwrap();
-        let (known, knows) = watch::channel(Some(Arc::default()));
-        let delay = Duration::from_millis(200);
-        let gate = Arc::new(Gate { authority, secret: Mutex::new(secret), known, delay });
-        let door = Door::new(listener, &credentials, knows.clone(), || {});
-        let server = EtcdServer::new(embedded).layered(|routes| peer::guarded(routes, knows));
+        let (known, told) = watch::channel(Some(Arc::default()));
+        let gate = Arc::new(Gate { authority, secret: Mutex::new(secret), known, admitted: Mutex::default() });
+        let door = Door::new(listener, &credentials, told.clone(), || {});
+        let server = EtcdServer::new(embedded).layered(|routes| peer::guarded(routes, told));
         let server = server.merge(peer::router(Membership::new(Arc::clone(&gate) as Arc<dyn Gatekeeper>)));
         let serving = tokio::spawn(server.serve_on(door, std::future::pending()));
         Self { address, credentials: Arc::new(credentials), gate, serving, _directory: directory }
@@ -128,7 +123,13 @@ async fn who_knows_the_secret_joins_and_is_in_at_once() {
     let credentials = Arc::new(Credentials::of(authority, names("newcomer"), key, SystemTime::now()).unwrap());
     // Faster than the word of it.
     let client = member.client_of(&credentials);
-    put(&client, "a").await.unwrap();
+    let word = async {
+        tokio::task::yield_now().await;
+        let admitted = *member.gate.admitted.lock().unwrap();
+        member.know(admitted);
+    };
+    let (written, ()) = tokio::join!(put(&client, "a"), word);
+    written.unwrap();
     assert_eq!(client.snapshot("").await.unwrap().entries.len(), 1);
 }
 
@@ -148,7 +149,7 @@ async fn a_wrong_token_gets_one_clear_line() {
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains(words) && !refused.contains('\n'), "{refused}");
     }
-    assert_eq!(member.gate.known.borrow().as_ref().unwrap().len(), 0);
+    assert_eq!(*member.gate.admitted.lock().unwrap(), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,8 +160,8 @@ async fn what_is_no_weft_is_said_to_be_none() {
     let address = listener.local_addr().unwrap().to_string();
     let serving = tokio::spawn(EtcdServer::new(embedded).serve(listener, std::future::pending()));
     let token = Token::new(b"certificate", Secret::new([7; 20]));
-    let key = KeyPair::make().unwrap();
-    let joined = timeout(BOUND, peer::join(&address, &token, key.fingerprint(), &"a".parse().unwrap()));
+    let (key, name): (_, Name) = (KeyPair::make().unwrap(), "a".parse().unwrap());
+    let joined = timeout(BOUND, peer::join(&address, &token, key.fingerprint(), &name));
     let refused = joined.await.expect("an end").unwrap_err();
     assert!(matches!(refused, JoinError::NotWeft { .. }), "{refused}");
     serving.abort();

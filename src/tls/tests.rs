@@ -23,9 +23,12 @@ use crate::model::Fingerprint;
 /// Longer than anything here takes on a busy machine.
 const BOUND: Duration = Duration::from_secs(20);
 
+/// More than any test has at once.
+const GUESTS: usize = 64;
+
 struct Served {
     address: std::net::SocketAddr,
-    guests: mpsc::UnboundedReceiver<Guest>,
+    guests: mpsc::Receiver<Guest>,
     known: watch::Sender<Option<Arc<BTreeSet<Fingerprint>>>>,
     failures: Arc<AtomicUsize>,
 }
@@ -39,14 +42,14 @@ fn credentials(authority: &Authority, node: &str) -> Credentials {
 async fn serve(credentials: &Credentials) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (known, knows) = watch::channel(Some(Arc::default()));
+    let (known, told) = watch::channel(Some(Arc::default()));
     let failures = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&failures);
-    let mut door = Door::new(listener, credentials, knows, move || _ = counted.fetch_add(1, Ordering::SeqCst));
-    let (tell, guests) = mpsc::unbounded_channel();
+    let mut door = Door::new(listener, credentials, told, move || _ = counted.fetch_add(1, Ordering::SeqCst));
+    let (tell, guests) = mpsc::channel(GUESTS);
     tokio::spawn(async move {
         while let Some(guest) = door.next().await {
-            if tell.send(guest.unwrap()).is_err() {
+            if tell.send(guest.unwrap()).await.is_err() {
                 return;
             }
         }
