@@ -72,6 +72,9 @@ fn a_token_lets_nodes_in_and_nothing_else_does() {
         ensure!(output.status.success(), "{output:?}");
         topology.wait_ready()?;
 
+        let log = fs::read_to_string(third.log())?;
+        ensure!(log.contains("POST /v1/join by uid 0, gid 0, pid "), "the log does not say who asked to join: {log}");
+
         let key = fs::read_to_string(tls(first).join("ca.key"))?;
         let key_line = key.lines().nth(1).ok_or_else(|| anyhow!("an empty key"))?;
         no_secret_shows(topology, &[&secret, key_line])

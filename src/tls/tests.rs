@@ -122,6 +122,28 @@ async fn a_node_is_let_in_by_its_key_pair_and_cut_off_with_it() {
 }
 
 #[tokio::test]
+async fn an_old_certificate_is_renewed_by_being_shown() {
+    let authority = Authority::make("7").unwrap();
+    let now = SystemTime::now();
+    for (days_here, days_there) in [(0, 70), (70, 0), (1000, 1000), (0, 59)] {
+        let made = |days: u32, node: &str| {
+            let authority = Authority::from_der(authority.certificate().to_vec(), authority.key()).unwrap();
+            let names = NodeNames { cluster: "7".into(), node: node.into(), underlay: "192.0.2.1".parse().unwrap() };
+            Credentials::make(authority, names, now - Duration::from_hours(24) * days).unwrap()
+        };
+        let (here, there) = (made(days_here, "here"), made(days_there, "there"));
+        let mut served = serve(&here).await;
+        served.know(&[there.fingerprint()]);
+        let mut caller = there.connect(served.stream().await).await.unwrap();
+        assert!(speaks(&mut served.next().await, &mut caller).await, "{days_here} {days_there}");
+        for (days, shown) in [(days_here, here), (days_there, there)] {
+            let is_fresh = shown.good_until() > now + Duration::from_hours(24 * 80);
+            assert_eq!(is_fresh, days != 59, "{days}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn strangers_are_told_apart_and_keep_nobody_waiting() {
     let (authority, other) = (Authority::make("7").unwrap(), Authority::make("7").unwrap());
     let (here, there) = (credentials(&authority, "here"), credentials(&authority, "there"));
