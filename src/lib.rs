@@ -2,7 +2,8 @@
 //!
 //! Read the modules in this order. Pure decisions: [`model`], [`ipam`], [`overlay`], [`mesh`], [`desired`], [`names`],
 //! [`plan`].
-//! Edges, each to one outside thing: [`kernel`], [`store`], [`peer`], [`probe`], [`dns`], [`proxy`], [`api`]. Wiring:
+//! Edges, each to one outside thing: [`kernel`], [`store`], [`peer`], [`probe`], [`dns`], [`proxy`], [`api`], and
+//! [`tls`] under two of them. Wiring:
 //! [`agent`], [`cli`].
 
 pub mod agent;
@@ -21,3 +22,4 @@ pub mod plan;
 pub mod probe;
 pub mod proxy;
 pub mod store;
+pub mod tls;

@@ -28,7 +28,7 @@ use weft::api::{
 };
 
 /// How many operations there are.
-const OPERATIONS: usize = 30;
+const OPERATIONS: usize = 31;
 
 /// Calls every operation once, with as much in each request as fits, and returns the answers.
 async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
@@ -98,6 +98,7 @@ async fn call_everything(o: &dyn Operations) -> Vec<Result<String, Refusal>> {
         text(o.leave(LeaveRequest { force: true }).await),
         text(o.down().await),
         text(o.token().await),
+        text(o.token_rotate().await),
         text(o.status().await),
         text(o.node_list().await),
         text(o.node_inspect("n/1?x=y #%").await),

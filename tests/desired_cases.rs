@@ -167,6 +167,7 @@ fn nodes(underlay: &str, count: u16) -> Cluster {
                 labels: [].into(),
                 availability: Availability::Active,
                 addresses: [].into(),
+                fingerprint: None,
             },
         );
         cluster.alive.insert(id);

@@ -297,6 +297,7 @@ fn counts(cluster: &Cluster) -> Counts {
         unreadable: _,
         revision: _,
         settings: _,
+        trust: _,
     } = cluster;
     [nodes.len(), alive.len(), networks.len(), blocks.len(), endpoints.len(), services.len()]
 }

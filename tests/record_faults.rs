@@ -54,7 +54,19 @@ type Case =
 const CASES: &[Case] = &[
     ("nothing", &[], &[], [1, 1, 1, 1, 1, 1]),
     ("another network is fine", &[("networks/4", NETWORK_4)], &[], [1, 1, 2, 1, 1, 1]),
-    ("a foreign key is left alone", &[("token", "\u{1}"), ("a/b", "{")], &[], [1, 1, 1, 1, 1, 1]),
+    ("a foreign key is left alone", &[("tokens", "\u{1}"), ("a/b", "{")], &[], [1, 1, 1, 1, 1, 1]),
+    (
+        "a token that nobody can read lets nobody in",
+        &[("token", r#"{"v":1,"hash":"ab","sealed":""}"#)],
+        &[("token", "is not a fingerprint")],
+        [1, 1, 1, 1, 1, 1],
+    ),
+    (
+        "an admission under no key pair",
+        &[("admitted/ab", r#"{"v":1,"name":"n"}"#)],
+        &[("admitted/ab", "weft keeps nothing under such a key")],
+        [1, 1, 1, 1, 1, 1],
+    ),
     (
         "no JSON",
         &[("nodes/8", "hello")],
@@ -369,6 +381,7 @@ fn a_record_that_cannot_be_used_disables_its_object_alone() {
             unreadable,
             revision: _,
             settings: _,
+            trust: _,
         } = &cluster;
         let keys: Vec<String> = refused.iter().map(|(key, _)| format!("{}{key}", record::PREFIX)).collect();
         assert_eq!(

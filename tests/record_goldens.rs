@@ -13,8 +13,8 @@ use std::{
 use weft::{
     model::{
         Availability, Bind, Block, Cluster, ClusterId, ClusterSettings, Draining, Endpoint, EndpointId, EndpointState,
-        Fault, HealthCheck, L4, Lb, NetnsRef, Network, NetworkId, Node, NodeId, PortMode, Probe, ProxyMode,
-        ProxyProtocol, PublishedPort, Report, Service, ServiceId, Subnet,
+        Fault, Fingerprint, HealthCheck, JoinToken, L4, Lb, NetnsRef, Network, NetworkId, Node, NodeId, PortMode, Probe,
+        ProxyMode, ProxyProtocol, PublishedPort, Report, Service, ServiceId, Subnet,
     },
     store::{Entry, Revision, Snapshot, record},
 };
@@ -36,6 +36,7 @@ fn node() -> Node {
         labels: BTreeMap::from([("rack".into(), "r1".into()), ("disk".into(), "\"ssd\" schnell".into())]),
         availability: Availability::Drain,
         addresses: BTreeSet::new(),
+        fingerprint: None,
     }
 }
 
@@ -43,6 +44,14 @@ fn node() -> Node {
 fn node_with_addresses() -> Node {
     let addresses = ["192.0.2.7", "10.1.2.3", "2001:db8::7"].map(|address| address.parse().unwrap());
     Node { addresses: addresses.into(), ..node() }
+}
+
+fn fingerprint(byte: u8) -> Fingerprint {
+    Fingerprint([byte; 32])
+}
+
+fn token() -> JoinToken {
+    JoinToken { hash: [0xcd; 32], sealed: b"sealed for members".to_vec() }
 }
 
 fn network() -> Network {
@@ -165,7 +174,10 @@ fn records_are_written_byte_by_byte_as_ever() {
         ("cluster.json", record::encode_cluster(&settings())),
         ("generation.json", record::encode_generation(42)),
         ("node.json", record::encode_node(&node())),
+        ("node-trusted.json", record::encode_node(&Node { fingerprint: Some(fingerprint(0xab)), ..node() })),
         ("alive.json", record::encode_alive(&node().name)),
+        ("token.json", record::encode_token(&token())),
+        ("admitted.json", record::encode_admitted(&node().name)),
         ("network.json", record::encode_network(&network())),
         ("node-addresses.json", record::encode_node(&node_with_addresses())),
         ("block.json", record::encode_block(&block())),
@@ -268,6 +280,23 @@ fn what_a_record_leaves_out_is_taken_as_usual() {
 }
 
 #[test]
+fn whom_the_cluster_lets_in_is_read_as_it_was_meant() {
+    let admitted = record::key_of_admitted(fingerprint(0x01));
+    let admitted = admitted.strip_prefix(record::PREFIX).unwrap();
+    let snapshot = snapshot(&[
+        ("cluster", "cluster.json"),
+        ("nodes/7", "node-trusted.json"),
+        ("token", "token.json"),
+        (admitted, "admitted.json"),
+    ]);
+    let cluster = record::assemble(&snapshot).unwrap();
+    assert_eq!(cluster.unreadable, []);
+    assert_eq!(cluster.trust.token, Some(token()));
+    assert_eq!(cluster.known_keys(), [fingerprint(0x01), fingerprint(0xab)].into());
+    assert_eq!(record::State::from_snapshot(&snapshot).token(), Some(&token()));
+}
+
+#[test]
 fn fields_of_a_later_weft_are_passed_over() {
     let files = [("cluster", "cluster.json"), ("nodes/7", "node-later.json")];
     assert_eq!(record::assemble(&snapshot(&files)).unwrap().nodes[&node().id], node());
@@ -282,13 +311,16 @@ fn keys_are_where_they_have_always_been() {
             record::GENERATION_KEY.to_owned(),
             record::key_of_node(node().id),
             record::key_of_alive(node().id),
+            record::TOKEN_KEY.to_owned(),
+            record::key_of_admitted(fingerprint(0x0f)),
             record::key_of_network(network_id()),
             record::key_of_block(network_id(), block().prefix),
             record::key_of_block(network_id(), prefix_v6),
             record::key_of_service(service().id),
         ]
         .join("\n"),
-        "/weft/v1/cluster\n/weft/v1/generation\n/weft/v1/nodes/7\n/weft/v1/alive/7\n/weft/v1/networks/3\n\
+        "/weft/v1/cluster\n/weft/v1/generation\n/weft/v1/nodes/7\n/weft/v1/alive/7\n/weft/v1/token\n\
+         /weft/v1/admitted/0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f\n/weft/v1/networks/3\n\
          /weft/v1/blocks/3/10.9.1.0_26\n/weft/v1/blocks/3/fd00:9::_122\n/weft/v1/services/17"
     );
     assert_eq!(

@@ -137,9 +137,8 @@ fn host_name() -> anyhow::Result<Name> {
 mod tests {
     use super::*;
     use crate::{
-        agent::identity::StoreUrl,
         model::{ClusterId, NodeId},
-        peer::Token,
+        store::StoreUrl,
     };
 
     fn load(file: &str, options: Options) -> anyhow::Result<Config> {
@@ -166,9 +165,7 @@ mod tests {
             node: NodeId::new(3).unwrap(),
             name: "a".parse().unwrap(),
             underlay: "192.0.2.3".parse().unwrap(),
-            store: StoreUrl::Embedded,
-            cluster_key: vec![],
-            token: Token::new(&[], [9; 20]),
+            store: StoreUrl::embedded(),
         };
         for (file, told) in [
             ("", &[][..]),

@@ -7,15 +7,16 @@ use super::{
     config::Config,
     configuration,
     host::{Host as _, LinuxHost},
-    identity::{Identity, StoreUrl},
+    identity::Identity,
     member::{OpenStore, store_dir},
+    trust,
 };
 use crate::{
     desired::desired,
     kernel::{Kernel as _, LinuxKernel, nft},
     model::Judgement,
     plan::plan,
-    store::embedded::Embedded,
+    store::{Backend, embedded::Embedded},
 };
 
 /// The steps that an agent with these options would take now, one a line, and the nftables table as `nft -f` would take it.
@@ -29,10 +30,11 @@ async fn look(options: Options) -> anyhow::Result<String> {
     let Some(identity) = Identity::load(&config.data_dir)? else {
         bail!("this node is not part of a cluster: there is nothing to plan");
     };
-    if identity.store == StoreUrl::Embedded && !Embedded::exists(&store_dir(&config.data_dir)) {
+    if identity.store.backend == Backend::Embedded && !Embedded::exists(&store_dir(&config.data_dir)) {
         bail!("the store in {} is gone", config.data_dir.display());
     }
-    let opened = OpenStore::open(&identity.store, &config.data_dir).await?;
+    let credentials = trust::load(&identity, &config.data_dir)?;
+    let opened = OpenStore::open(&identity.store, &config.data_dir, &credentials).await?;
     let cluster = configuration::read(&*opened.store).await.map_err(anyhow::Error::new)?.cluster;
     let kernel = std::sync::Arc::new(LinuxKernel::open().await.context("cannot speak to the kernel's network")?);
     let host = LinuxHost { kernel: std::sync::Arc::clone(&kernel), mark_mask: config.mark_mask };

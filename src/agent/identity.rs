@@ -9,16 +9,16 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{ClusterId, Name, NodeId},
-    peer::Token,
+    store::StoreUrl,
 };
 
 const FILE: &str = "identity.json";
-const FORMAT: u32 = 1;
+/// Format 1 had a token of its own for each node and no certificates.
+const FORMAT: u32 = 2;
 
 /// A node's membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,50 +33,6 @@ pub(super) struct Identity {
     pub(super) underlay: IpAddr,
     /// Where the store is.
     pub(super) store: StoreUrl,
-    /// The cluster's key, which tokens name by its digest.
-    pub(super) cluster_key: Vec<u8>,
-    /// What lets others join.
-    pub(super) token: Token,
-}
-
-/// A store, by URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum StoreUrl {
-    /// In this agent.
-    Embedded,
-    /// Spoken to in the etcd v3 protocol: `etcd://HOST:PORT[,HOST:PORT]...`.
-    Etcd(Vec<String>),
-}
-
-impl std::fmt::Display for StoreUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Embedded => f.write_str("embedded"),
-            Self::Etcd(endpoints) => write!(f, "etcd://{}", endpoints.join(",")),
-        }
-    }
-}
-
-impl std::str::FromStr for StoreUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "embedded" {
-            return Ok(Self::Embedded);
-        }
-        let Some(rest) = text.strip_prefix("etcd://") else {
-            return Err(format!("{text:?} is not a store; `embedded` and etcd://HOST:PORT[,HOST:PORT]... are"));
-        };
-        let endpoints: Vec<String> = rest.split(',').map(str::to_owned).collect();
-        for endpoint in &endpoints {
-            let port =
-                endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
-            if !matches!(port, Some(Ok(1..))) || endpoint.contains(['/', '?', '@']) {
-                return Err(format!("{endpoint:?} in the store's URL is not HOST:PORT"));
-            }
-        }
-        Ok(Self::Etcd(endpoints))
-    }
 }
 
 /// What all formats have.
@@ -94,8 +50,6 @@ struct Record {
     name: String,
     underlay: IpAddr,
     store: String,
-    cluster_key: String,
-    token: String,
 }
 
 impl Identity {
@@ -107,13 +61,18 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        if let Ok(Format { v }) = serde_json::from_str(&text)
-            && v > FORMAT
-        {
-            bail!(
+        match serde_json::from_str(&text) {
+            Ok(Format { v }) if v > FORMAT => bail!(
                 "{} was written by a newer weft (format {v}, this one reads {FORMAT}): upgrade this node",
                 path.display()
-            );
+            ),
+            Ok(Format { v: 1 }) => bail!(
+                "{} is of format 1, from before nodes had certificates, and its cluster cannot be gone on with: \
+                 remove {} and begin anew with `weft init` or `weft join`",
+                path.display(),
+                data_dir.display()
+            ),
+            Ok(Format { .. }) | Err(_) => {}
         }
         let identity = Self::decode(&text).with_context(|| {
             format!("{} is damaged: put it back from a backup, or remove it and join again", path.display())
@@ -158,9 +117,7 @@ impl Identity {
             node: self.node.get(),
             name: self.name.to_string(),
             underlay: self.underlay,
-            store: self.store.to_string(),
-            cluster_key: HEXLOWER.encode(&self.cluster_key),
-            token: self.token.to_string(),
+            store: self.store.exposed(),
         };
         Ok(serde_json::to_string_pretty(&record)? + "\n")
     }
@@ -175,9 +132,7 @@ impl Identity {
             node: NodeId::new(record.node).context("its node number is out of range")?,
             name: record.name.parse()?,
             underlay: record.underlay,
-            store: record.store.parse().map_err(anyhow::Error::msg)?,
-            cluster_key: HEXLOWER.decode(record.cluster_key.as_bytes())?,
-            token: record.token.parse()?,
+            store: record.store.parse()?,
         })
     }
 }
@@ -199,37 +154,20 @@ mod tests {
             node: NodeId::new(3).unwrap(),
             name: "node3".parse().unwrap(),
             underlay: "192.0.2.3".parse().unwrap(),
-            store: StoreUrl::Etcd(vec!["192.0.2.1:7780".into()]),
-            cluster_key: vec![1, 2, 3],
-            token: Token::new(&[1, 2, 3], [9; 20]),
+            store: "etcd://192.0.2.1:7780?user=root:secret".parse().unwrap(),
         };
         identity.save(dir.path()).unwrap();
         assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity));
         fs::write(path(dir.path()), "{").unwrap();
         assert!(format!("{:#}", Identity::load(dir.path()).unwrap_err()).contains("damaged"));
-        fs::write(path(dir.path()), "{\"v\": 2, \"seat\": 7}").unwrap();
+        fs::write(path(dir.path()), "{\"v\": 1, \"cluster_key\": \"00\"}").unwrap();
+        let older = format!("{:#}", Identity::load(dir.path()).unwrap_err());
+        assert!(older.contains("format 1") && older.contains("weft join"), "{older}");
+        fs::write(path(dir.path()), "{\"v\": 3, \"seat\": 7}").unwrap();
         let newer = format!("{:#}", Identity::load(dir.path()).unwrap_err());
         assert!(newer.contains("newer weft") && !newer.contains("damaged"), "{newer}");
         Identity::remove(dir.path()).unwrap();
         Identity::remove(dir.path()).unwrap();
         assert_eq!(Identity::load(dir.path()).unwrap(), None);
-    }
-
-    #[test]
-    fn store_urls() {
-        for (text, accepted) in [
-            ("embedded", true),
-            ("etcd://192.0.2.1:2379", true),
-            ("etcd://a:2379,b:2379", true),
-            ("etcd://[2001:db8::1]:2379", true),
-            ("etcd://a", false),
-            ("etcd://:2379", false),
-            ("etcd://a:0", false),
-            ("etcd://a:2379/prefix", false),
-            ("redis://a:1", false),
-            ("", false),
-        ] {
-            assert_eq!(text.parse::<StoreUrl>().is_ok(), accepted, "{text:?}");
-        }
     }
 }

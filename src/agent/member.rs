@@ -24,7 +24,7 @@ use super::{
     follower::{self, Followed, StoreHealth},
     health::{self, Findings},
     host::Host,
-    identity::{Identity, StoreUrl},
+    identity::Identity,
     metrics::Metrics,
     naming::Naming,
     operations::release,
@@ -32,15 +32,13 @@ use super::{
     proxies::NO_PROXY,
     reconciler::{Reconciler, Work},
     report,
+    trust::{self, Gate},
 };
 use crate::{
     model::{Cluster, Judgement, Node, NodeId},
-    peer::{self, Gatekeeper},
-    store::{
-        LeaseId, Revision, Store,
-        embedded::Embedded,
-        etcd::{EtcdClient, EtcdServer},
-    },
+    peer::{self, Membership},
+    store::{self, Backend, LeaseId, Revision, Store, StoreUrl, embedded::Embedded, etcd::EtcdServer},
+    tls::{Credentials, Door, Known},
 };
 
 pub(super) use crate::model::PEER_PORT;
@@ -61,6 +59,8 @@ pub(super) async fn open_door(underlay: IpAddr) -> anyhow::Result<TcpListener> {
 /// A running membership. Dropping it stops every task and touches nothing in the kernel.
 pub(super) struct Member {
     pub(super) identity: Identity,
+    /// What it shows to others.
+    pub(super) credentials: Arc<Credentials>,
     pub(super) store: Arc<dyn Store>,
     pub(super) reconciler: Arc<Reconciler>,
     pub(super) addressing: tokio::sync::Mutex<Addressing>,
@@ -96,17 +96,16 @@ pub(super) struct OpenStore {
 
 impl OpenStore {
     /// Opens the store that a URL names.
-    pub(super) async fn open(url: &StoreUrl, data_dir: &Path) -> anyhow::Result<Self> {
-        match url {
-            StoreUrl::Embedded => {
+    pub(super) async fn open(url: &StoreUrl, data_dir: &Path, credentials: &Arc<Credentials>) -> anyhow::Result<Self> {
+        match url.backend {
+            Backend::Embedded => {
                 let dir = store_dir(data_dir);
                 std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
                 let embedded = Arc::new(Embedded::open(&dir).await?);
                 Ok(Self { store: Arc::<Embedded>::clone(&embedded), embedded: Some(embedded) })
             }
-            StoreUrl::Etcd(endpoints) => {
-                let client = EtcdClient::new(endpoints)?;
-                Ok(Self { store: Arc::new(client), embedded: None })
+            Backend::Member | Backend::Etcd | Backend::Consul | Backend::ZooKeeper => {
+                Ok(Self { store: store::connect(url, credentials)?, embedded: None })
             }
         }
     }
@@ -116,25 +115,30 @@ impl Member {
     /// Starts everything; `door` is where other nodes knock.
     pub(super) fn start(
         identity: Identity,
+        credentials: Arc<Credentials>,
         opened: OpenStore,
         door: TcpListener,
         host: Arc<dyn Host>,
         metrics: &Arc<Metrics>,
     ) -> Arc<Self> {
-        let gatekeeper = Gatekeeper::new(peer::Admission {
-            cluster_key: identity.cluster_key.clone(),
-            token: identity.token.clone(),
-            store_url: reachable_url(&identity),
-        });
-
-        let (member, tasks) = Self::assemble(identity, opened, host, metrics);
+        let gate = Gate {
+            identity: identity.clone(),
+            store: Arc::clone(&opened.store),
+            credentials: Arc::clone(&credentials),
+        };
+        let (member, tasks) = Self::assemble(identity, credentials, opened, host, metrics);
+        let (tell, known) = watch::channel(None);
+        let strangers = metrics.strangers.clone();
+        let door = Door::new(door, &member.credentials, known.clone(), move || strangers.inc());
+        let membership = Membership::new(Arc::new(gate));
         {
             let mut running = member.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(conntrack) = member.host.conntrack() {
                 let (weak, tally) = (Arc::downgrade(&member), Arc::clone(&member.tally));
                 running.spawn(eject::eject_failing(weak, conntrack, tally, Arc::clone(metrics)));
             }
-            running.spawn(serve_others(gatekeeper, member.embedded.clone(), door));
+            running.spawn(trust::tell_known(member.clusters.clone(), tell));
+            running.spawn(serve_others(membership, member.embedded.clone(), door, known));
             for task in tasks {
                 running.spawn(task);
             }
@@ -146,6 +150,7 @@ impl Member {
     /// A membership and its tasks but for the port for other nodes; it lives once somebody runs them.
     pub(super) fn assemble(
         identity: Identity,
+        credentials: Arc<Credentials>,
         opened: OpenStore,
         host: Arc<dyn Host>,
         metrics: &Arc<Metrics>,
@@ -158,6 +163,7 @@ impl Member {
         let reconciler = Arc::new(Reconciler::new());
         let lease = Arc::new(Mutex::new(None));
         let member = Arc::new(Self {
+            credentials,
             store: Arc::clone(&store),
             reconciler: Arc::clone(&reconciler),
             addressing: tokio::sync::Mutex::default(),
@@ -268,6 +274,11 @@ impl Member {
         timeout(CATCH_UP, reached).await.ok()?.ok()?.clone()
     }
 
+    /// The lease has nothing left under it, now that this node's records are gone: it may run out by itself.
+    pub(super) fn forget_lease(&self) {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// Ends every task, then this node's lease, so that the others need not wait for it to run out, and closes the store.
     pub(super) async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
@@ -286,12 +297,10 @@ impl Member {
 }
 
 fn holds_store(identity: &Identity, node: &Node) -> bool {
-    match &identity.store {
-        StoreUrl::Embedded => node.id == identity.node,
-        StoreUrl::Etcd(endpoints) => {
-            let face = SocketAddr::new(node.underlay, PEER_PORT).to_string();
-            endpoints.contains(&face)
-        }
+    match identity.store.backend {
+        Backend::Embedded => node.id == identity.node,
+        Backend::Member => identity.store.hosts.contains(&SocketAddr::new(node.underlay, PEER_PORT).to_string()),
+        Backend::Etcd | Backend::Consul | Backend::ZooKeeper => false,
     }
 }
 
@@ -302,13 +311,14 @@ fn holder_of(identity: &Identity) -> health::FindHolder {
 }
 
 /// Answers other nodes for ever: who wants to join, and on the node that holds the store everybody else too.
-async fn serve_others(gatekeeper: Gatekeeper, embedded: Option<Arc<Embedded>>, listener: TcpListener) {
+async fn serve_others(membership: Membership, embedded: Option<Arc<Embedded>>, door: Door, known: Known) {
     let ended = match embedded {
         Some(embedded) => {
-            let server = EtcdServer::new(embedded).merge(peer::router(gatekeeper));
-            server.serve(listener, std::future::pending()).await.map_err(anyhow::Error::from)
+            let server = EtcdServer::new(embedded).layered(|routes| peer::guarded(routes, known));
+            let server = server.merge(peer::router(membership));
+            server.serve_on(door, std::future::pending()).await.map_err(anyhow::Error::from)
         }
-        None => peer::serve(gatekeeper, listener).await.map_err(anyhow::Error::from),
+        None => peer::serve(membership, door).await.map_err(anyhow::Error::from),
     };
     if let Err(error) = ended {
         warn!("the port for other nodes closed: {error:#}");
@@ -316,11 +326,9 @@ async fn serve_others(gatekeeper: Gatekeeper, embedded: Option<Arc<Embedded>>, l
 }
 
 /// The store's URL as other nodes reach it.
-fn reachable_url(identity: &Identity) -> String {
-    match &identity.store {
-        StoreUrl::Embedded => {
-            StoreUrl::Etcd(vec![SocketAddr::new(identity.underlay, PEER_PORT).to_string()]).to_string()
-        }
-        url @ StoreUrl::Etcd(_) => url.to_string(),
+pub(super) fn reachable_url(identity: &Identity) -> StoreUrl {
+    match identity.store.backend {
+        Backend::Embedded => StoreUrl::member(SocketAddr::new(identity.underlay, PEER_PORT).to_string()),
+        Backend::Member | Backend::Etcd | Backend::Consul | Backend::ZooKeeper => identity.store.clone(),
     }
 }

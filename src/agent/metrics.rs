@@ -43,6 +43,8 @@ pub(super) struct Metrics {
     pub(super) store_revision: IntGauge,
     /// Records that cannot be read.
     pub(super) unreadable: IntGauge,
+    /// Connections to the port for other nodes that did not come to the end of their TLS handshake.
+    pub(super) strangers: IntCounter,
     /// Endpoints on this node.
     pub(super) endpoints: IntGauge,
     /// Nodes of the cluster, by status.
@@ -115,6 +117,10 @@ impl Metrics {
             store_up: gauge("weft_store_up", "1 while the store can be reached.")?,
             store_revision: gauge("weft_store_revision", "The last revision seen of the store.")?,
             unreadable: gauge("weft_unreadable_records", "Records in the store that this agent cannot read.")?,
+            strangers: counter(
+                "weft_peer_handshake_failures_total",
+                "Connections to the port for other nodes without a good TLS handshake.",
+            )?,
             endpoints: gauge("weft_endpoints", "Endpoints on this node.")?,
             nodes,
             connections: counters(

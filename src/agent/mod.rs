@@ -24,6 +24,7 @@ mod presence;
 mod proxies;
 mod reconciler;
 mod report;
+mod trust;
 mod views;
 
 pub use down::down;
@@ -159,6 +160,7 @@ impl Agent {
         if let Some(member) = &member {
             let tally = Arc::clone(&self.metrics.questions);
             naming::start(member, self.config.resolv_conf.clone(), tally);
+            member.also_run(trust::keep_young(Arc::clone(&member.credentials), self.config.data_dir.clone()));
             self.proxies.open();
             let judgements = member.judgements.subscribe();
             let (clusters, proxied) = (member.clusters.clone(), member.proxied.clone());
@@ -206,8 +208,9 @@ async fn resume_once(agent: &Arc<Agent>) -> anyhow::Result<()> {
     let Some(identity) = Identity::load(&agent.config.data_dir)? else { return Ok(()) };
     let not_applied = agent.config.not_applied(&identity);
     let door = member::open_door(identity.underlay).await?;
-    let opened = OpenStore::open(&identity.store, &agent.config.data_dir).await?;
-    let member = Member::start(identity, opened, door, Arc::clone(&agent.host), &agent.metrics);
+    let credentials = trust::load(&identity, &agent.config.data_dir)?;
+    let opened = OpenStore::open(&identity.store, &agent.config.data_dir, &credentials).await?;
+    let member = Member::start(identity, credentials, opened, door, Arc::clone(&agent.host), &agent.metrics);
     agent.set_membership(Some(member)).await;
     for difference in not_applied {
         warn!("{difference}");

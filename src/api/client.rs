@@ -157,6 +157,10 @@ impl Operations for Client {
         self.get("/v1/token").await
     }
 
+    async fn token_rotate(&self) -> Result<TokenView, Refusal> {
+        self.call(Method::POST, "/v1/token/rotate", Vec::new()).await
+    }
+
     async fn status(&self) -> Result<StatusView, Refusal> {
         self.get("/v1/status").await
     }

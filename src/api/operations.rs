@@ -38,6 +38,9 @@ pub trait Operations: Send + Sync + 'static {
     /// The secret that lets a node join, and the command that uses it.
     async fn token(&self) -> Result<TokenView, Refusal>;
 
+    /// Puts a new secret in the place of the old one, which lets nobody in from then on.
+    async fn token_rotate(&self) -> Result<TokenView, Refusal>;
+
     /// How the agent is; works in and out of a cluster and with the store away.
     async fn status(&self) -> Result<StatusView, Refusal>;
 

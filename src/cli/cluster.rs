@@ -47,7 +47,7 @@ pub(super) struct JoinArgs {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Secret {
-    /// The secret that `weft token` prints on any node
+    /// The secret that `weft token` prints on any node; `ps` shows it as long as this command runs
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     token: Option<String>,
     /// The file that holds the secret, or `-` for standard input
@@ -61,6 +61,16 @@ pub(super) struct LeaveArgs {
     /// Leave even with endpoints attached, with the store that others use, or with the store away
     #[arg(long)]
     force: bool,
+}
+
+/// `weft token`.
+#[derive(Args)]
+pub(super) struct TokenArgs {
+    /// Make a new secret; the old one lets nobody in from then on
+    #[arg(long)]
+    rotate: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 impl InitArgs {
@@ -128,9 +138,13 @@ fn removed(reply: DownReply) -> String {
     }
 }
 
-/// `weft token`.
-pub(super) async fn token(format: Format, agent: &impl Operations) -> Result<String, Refusal> {
-    format.show(&agent.token().await?, |join| format!("{}\n\n{}", join.token, how_to_join(join)))
+impl TokenArgs {
+    /// Does it and returns what to print.
+    pub(super) async fn run(self, agent: &impl Operations) -> Result<String, Refusal> {
+        let Self { rotate, format } = self;
+        let join = if rotate { agent.token_rotate().await? } else { agent.token().await? };
+        format.show(&join, |join| format!("{}\n\n{}", join.token, how_to_join(join)))
+    }
 }
 
 fn how_to_join(join: &TokenView) -> String {

@@ -115,7 +115,7 @@ enum ClientCommand {
     /// asked to do it, and stops working until then; where none runs, this command does it by itself.
     Down(output::Format),
     /// Print the secret by which nodes join, and the command that uses it
-    Token(output::Format),
+    Token(cluster::TokenArgs),
     /// Show how this node is: cluster, store, data plane, warnings
     Status(output::Format),
     /// The hosts of the cluster
@@ -222,7 +222,7 @@ impl ClientCommand {
             Self::Join(args) => args.run(agent).await?,
             Self::Leave(args) => args.run(agent).await?,
             Self::Down(format) => cluster::down(format, agent).await?,
-            Self::Token(format) => cluster::token(format, agent).await?,
+            Self::Token(args) => args.run(agent).await?,
             Self::Status(format) => status::status(format, agent).await?,
             Self::Node(command) => command.run(agent).await?,
             Self::Network(command) => command.run(agent).await?,

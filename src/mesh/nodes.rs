@@ -62,6 +62,7 @@ mod tests {
                 labels: BTreeMap::new(),
                 availability: Availability::Active,
                 addresses: told.split_whitespace().map(|address| address.parse().unwrap()).collect(),
+                fingerprint: None,
             };
             cluster.nodes.insert(id, node);
             cluster.alive.insert(id);

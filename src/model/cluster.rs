@@ -7,7 +7,8 @@ use std::{
 use ipnet::{IpNet, Ipv6Net};
 
 use super::{
-    Block, Draining, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Report, Service, ServiceId,
+    Block, Draining, Endpoint, EndpointId, Fingerprint, Name, Network, NetworkId, Node, NodeId, Report, Service,
+    ServiceId, Trust,
 };
 
 /// The IPv4 prefix from which networks are cut when nobody names another: `weft init --pool`. That of IPv6 is the cluster's own:
@@ -95,6 +96,8 @@ pub struct Cluster {
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// All services.
     pub services: BTreeMap<ServiceId, Service>,
+    /// Whom it lets in besides its nodes.
+    pub trust: Trust,
     /// Records that could not be read.
     pub unreadable: Vec<UnreadableRecord>,
 }
@@ -113,11 +116,13 @@ impl Cluster {
             blocks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             services: BTreeMap::new(),
+            trust: Trust::default(),
             unreadable: Vec::new(),
         }
     }
 
-    /// Whether both ask the same of every kernel: they differ at most in their revision and in what nodes say of themselves.
+    /// Whether both ask the same of every kernel: they differ at most in their revision, in what nodes say of themselves,
+    /// and in whom they let in.
     pub fn asks_the_same(&self, other: &Self) -> bool {
         // A new field has to be named here: without it this does not build.
         let Self {
@@ -131,6 +136,7 @@ impl Cluster {
             blocks,
             endpoints,
             services,
+            trust: _,
             unreadable,
         } = self;
         *settings == other.settings
@@ -141,6 +147,12 @@ impl Cluster {
             && *endpoints == other.endpoints
             && *services == other.services
             && *unreadable == other.unreadable
+    }
+
+    /// The key pairs of all who may speak to members: its nodes, and those on their way in.
+    pub fn known_keys(&self) -> BTreeSet<Fingerprint> {
+        let nodes = self.nodes.values().filter_map(|node| node.fingerprint);
+        nodes.chain(self.trust.admitted.iter().copied()).collect()
     }
 
     /// The node of that name.

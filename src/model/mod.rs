@@ -20,6 +20,7 @@ mod port;
 mod protocol;
 mod ruleset;
 mod service;
+mod trust;
 
 pub use block::Block;
 pub use cluster::{Cluster, ClusterId, ClusterSettings, DEFAULT_POOL, UnreadableRecord};
@@ -43,3 +44,4 @@ pub use ruleset::{
     SetValue, Slot,
 };
 pub use service::{EndpointMode, Lb, Service, ServiceId};
+pub use trust::{Fingerprint, JoinToken, Trust};

@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use super::{Name, Network};
+use super::{Fingerprint, Name, Network};
 
 /// A node's number in its cluster, 1 to 4095: small, because it is also the node's mark on connections that entered
 /// the mesh there (12 bits of the packet mark) and the number of the routing table that leads back to it.
@@ -90,6 +90,8 @@ pub struct Node {
     pub availability: Availability,
     /// All addresses of both families by which it may be asked or ask, as it says itself; none if its agent is older.
     pub addresses: BTreeSet<IpAddr>,
+    /// The key pair that it speaks to other nodes with; without one it is let in nowhere.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 impl Node {

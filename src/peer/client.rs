@@ -1,69 +1,106 @@
-use std::{net::Ipv6Addr, time::Duration};
+use std::{
+    io,
+    net::Ipv6Addr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
 use tonic::{
     Code, Request, Status,
     client::Grpc,
-    codegen::http::uri::PathAndQuery,
+    codegen::{
+        Service,
+        http::{Uri, uri::PathAndQuery},
+    },
     transport::{Channel, Endpoint},
 };
 use tonic_prost::ProstCodec;
 
 use super::{
-    JoinError,
-    messages::{HelloReply, HelloRequest, JoinReply, JoinRequest},
-    token::{Role, Token},
+    Admission, JoinError, Token,
+    messages::{JoinReply, JoinRequest},
+};
+use crate::{
+    model::{Fingerprint, Name},
+    tls::{PinError, TlsStream, connect_pinned},
 };
 
-/// How long a member may take to answer: a person waits, and a reachable host answers within milliseconds.
+/// How long a member may take for each of connecting, shaking hands and answering: a person waits, and a reachable host answers
+/// within milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a joining node learns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admitted {
-    /// The cluster's key.
-    pub cluster_key: Vec<u8>,
-    /// The store's URL.
-    pub store_url: String,
-}
-
-/// Asks the member at `address` (`HOST:PORT`) to be let in by `token`. Changes nothing on either side.
-pub async fn join(address: &str, token: &Token) -> Result<Admitted, JoinError> {
+/// Asks the member at `address` (`HOST:PORT`) to be let in by `token`, as `name` with the key pair of `fingerprint`. Changes
+/// nothing on this side.
+pub async fn join(address: &str, token: &Token, fingerprint: Fingerprint, name: &Name) -> Result<Admission, JoinError> {
     check_address(address)?;
+    let stream = connect(address, token).await?;
     let unreachable = |reason: String| JoinError::Unreachable { address: address.to_owned(), reason };
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| unreachable(format!("not a HOST:PORT ({error})")))?
-        .connect_timeout(TIMEOUT)
-        .timeout(TIMEOUT);
-    let channel = endpoint.connect().await.map_err(|error| unreachable(root_cause(&error)))?;
-    let mut member = Grpc::new(channel);
+    // The connection is there; the name is not asked for.
+    let endpoint = Endpoint::from_static("http://node.weft").timeout(TIMEOUT);
+    let channel = endpoint.connect_with_connector(Once(Some(stream))).await;
+    let mut member = Grpc::new(channel.map_err(|error| unreachable(root_cause(&error)))?);
     let refused = |status: &Status| match status.code() {
         Code::PermissionDenied => JoinError::WrongSecret { address: address.to_owned() },
-        Code::Unimplemented => {
-            JoinError::Refused { address: address.to_owned(), reason: "it is not a weft agent".to_owned() }
-        }
         Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => {
             unreachable(status.message().to_owned())
         }
         _ => JoinError::Refused { address: address.to_owned(), reason: status.message().to_owned() },
     };
-
-    let mut joiner_nonce = vec![0; 32];
-    getrandom::fill(&mut joiner_nonce).map_err(|error| unreachable(format!("no random numbers: {error}")))?;
-    let hello = HelloRequest { joiner_nonce: joiner_nonce.clone() };
-    let hello: HelloReply =
-        call(&mut member, "/weft.v1.Membership/Hello", hello).await.map_err(|status| refused(&status))?;
-    if !token.names(&hello.cluster_key) {
-        return Err(JoinError::OtherCluster { address: address.to_owned() });
-    }
-    let said: [&[u8]; 3] = [&joiner_nonce, &hello.member_nonce, &hello.cluster_key];
-    if !token.verify(Role::Member, &said, &hello.proof) {
-        return Err(JoinError::WrongSecret { address: address.to_owned() });
-    }
-    let proof = token.prove(Role::Joiner, &said);
-    let request = JoinRequest { joiner_nonce, member_nonce: hello.member_nonce, proof };
+    let request = JoinRequest {
+        secret: token.secret().bytes().to_vec(),
+        fingerprint: fingerprint.0.to_vec(),
+        name: name.to_string(),
+    };
     let reply: JoinReply =
         call(&mut member, "/weft.v1.Membership/Join", request).await.map_err(|status| refused(&status))?;
-    Ok(Admitted { cluster_key: hello.cluster_key, store_url: reply.store_url })
+    let JoinReply { cluster, certificate, key, store_url, files } = reply;
+    if !token.names(&certificate) {
+        let reason = "it handed over another cluster's authority".to_owned();
+        return Err(JoinError::Refused { address: address.to_owned(), reason });
+    }
+    let files = files.into_iter().map(|file| (file.option, file.contents)).collect();
+    Ok(Admission { cluster, certificate, key, store_url, files })
+}
+
+/// A connection to a member of the token's cluster, and to nobody else.
+async fn connect(address: &str, token: &Token) -> Result<TlsStream, JoinError> {
+    let owned = || address.to_owned();
+    let unreachable = |reason: String| JoinError::Unreachable { address: owned(), reason };
+    let late = || format!("no answer within {} s", TIMEOUT.as_secs());
+    let stream = timeout(TIMEOUT, TcpStream::connect(address)).await.map_err(|_| unreachable(late()))?;
+    let stream = stream.map_err(|error| unreachable(error.to_string()))?;
+    let pin = {
+        let token = token.clone();
+        Arc::new(move |certificate: &[u8]| token.names(certificate))
+    };
+    let shaken = timeout(TIMEOUT, connect_pinned(stream, pin)).await;
+    shaken.map_err(|_| JoinError::NotWeft { address: owned(), reason: late() })?.map_err(|error| match error {
+        PinError::OtherAuthority => JoinError::OtherCluster { address: owned() },
+        PinError::Certificate(reason) => JoinError::BadCertificate { address: owned(), reason },
+        PinError::NotTls(reason) => JoinError::NotWeft { address: owned(), reason },
+    })
+}
+
+/// Gives out the one connection that there is.
+struct Once(Option<TlsStream>);
+
+impl Service<Uri> for Once {
+    type Response = TokioIo<TlsStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let stream = self.0.take().map(TokioIo::new).ok_or_else(|| io::ErrorKind::ConnectionAborted.into());
+        Box::pin(std::future::ready(stream))
+    }
 }
 
 /// Whether a node could be asked at `address` at all.

@@ -1,99 +1,88 @@
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use tokio::net::TcpListener;
+use async_trait::async_trait;
 use tonic::{
     Request, Response, Status,
     body::Body,
     codegen::http,
     server::{NamedService, UnaryService},
-    transport::{Server, server::TcpIncoming},
+    transport::Server,
 };
 use tonic_prost::ProstCodec;
 
 use super::{
-    messages::{HelloReply, HelloRequest, JoinReply, JoinRequest},
-    token::{Role, Token},
+    Admission, Applicant, Secret,
+    messages::{JoinReply, JoinRequest, StoreFile},
 };
+use crate::{model::Fingerprint, tls::Door};
 
-/// What a member says to those who know the secret.
-#[derive(Debug, Clone)]
-pub struct Admission {
-    /// The cluster's key, which the token's digest names.
-    pub cluster_key: Vec<u8>,
-    /// The token.
-    pub token: Token,
-    /// The store's URL as other nodes reach it.
-    pub store_url: String,
+/// The longest request in bytes: anybody may send one, and an honest one has some hundred.
+const REQUEST_MAX: usize = 4096;
+
+/// Why somebody was not let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// He does not know the secret.
+    WrongSecret,
+    /// It cannot be said now, and why.
+    Unavailable(String),
 }
 
-/// Answers joining nodes.
-#[derive(Debug, Clone)]
-pub struct Gatekeeper {
-    admission: Arc<Admission>,
-    /// Nonces given out and not yet used. A stranger can push out at most a waiting joiner's, who then tries again.
-    nonces: Arc<Mutex<VecDeque<Vec<u8>>>>,
+/// Decides who is let in.
+#[async_trait]
+pub trait Gatekeeper: Send + Sync + 'static {
+    /// Lets an applicant in who knows the secret: from then on his key pair is known to all members, for a minute.
+    async fn admit(&self, applicant: Applicant) -> Result<Admission, NotAdmitted>;
 }
 
-/// More joins at the same moment than anybody types.
-const NONCES_MAX: usize = 1024;
+/// The service that joining nodes call.
+#[derive(Clone)]
+pub struct Membership(Arc<dyn Gatekeeper>);
 
-impl Gatekeeper {
-    /// A gatekeeper for one cluster.
-    pub fn new(admission: Admission) -> Self {
-        Self { admission: Arc::new(admission), nonces: Arc::default() }
+impl Membership {
+    /// With somebody who decides.
+    pub fn new(gatekeeper: Arc<dyn Gatekeeper>) -> Self {
+        Self(gatekeeper)
     }
 
-    fn hello(&self, request: &HelloRequest) -> Result<HelloReply, Status> {
-        let mut nonce = vec![0; 32];
-        getrandom::fill(&mut nonce).map_err(|error| Status::internal(format!("no random numbers: {error}")))?;
-        let mut nonces = self.nonces.lock().unwrap_or_else(PoisonError::into_inner);
-        if nonces.len() >= NONCES_MAX {
-            nonces.pop_front();
-        }
-        nonces.push_back(nonce.clone());
-        let proof =
-            self.admission.token.prove(Role::Member, &[&request.joiner_nonce, &nonce, &self.admission.cluster_key]);
-        Ok(HelloReply { member_nonce: nonce, cluster_key: self.admission.cluster_key.clone(), proof })
-    }
-
-    fn join(&self, request: &JoinRequest) -> Result<JoinReply, Status> {
-        let fresh = {
-            let mut nonces = self.nonces.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = nonces.iter().position(|nonce| *nonce == request.member_nonce);
-            found.and_then(|index| nonces.remove(index)).is_some()
+    async fn join(&self, request: JoinRequest) -> Result<Response<JoinReply>, Status> {
+        let JoinRequest { secret, fingerprint, name } = request;
+        let fingerprint = fingerprint.try_into().map_err(|_| Status::invalid_argument("a fingerprint has 32 bytes"))?;
+        let applicant = Applicant {
+            secret: Secret::from_bytes(&secret).ok_or_else(|| Status::permission_denied("that is no secret"))?,
+            fingerprint: Fingerprint(fingerprint),
+            name: name.parse().map_err(|error: crate::model::NameError| Status::invalid_argument(error.to_string()))?,
         };
-        if !fresh {
-            return Err(Status::failed_precondition("the conversation is too old; try again"));
-        }
-        let said: [&[u8]; 3] = [&request.joiner_nonce, &request.member_nonce, &self.admission.cluster_key];
-        if !self.admission.token.verify(Role::Joiner, &said, &request.proof) {
-            return Err(Status::permission_denied("the token's secret is not this cluster's"));
-        }
-        Ok(JoinReply { store_url: self.admission.store_url.clone() })
+        let admission = self.0.admit(applicant).await.map_err(|refused| match refused {
+            NotAdmitted::WrongSecret => Status::permission_denied("the token's secret is not this cluster's"),
+            NotAdmitted::Unavailable(reason) => Status::unavailable(reason),
+        })?;
+        let Admission { cluster, certificate, key, store_url, files } = admission;
+        let files = files.into_iter().map(|(option, contents)| StoreFile { option, contents }).collect();
+        Ok(Response::new(JoinReply { cluster, certificate, key, store_url, files }))
     }
 }
 
-/// The gatekeeper's routes, for a server that has others too.
-pub fn router(gatekeeper: Gatekeeper) -> axum::Router {
-    axum::Router::new().route_service(&format!("/{}/{{*method}}", Gatekeeper::NAME), gatekeeper)
+/// The service's routes, for a server that has others too. They are for everybody.
+pub fn router(membership: Membership) -> axum::Router {
+    axum::Router::new().route_service(&format!("/{}/{{*method}}", Membership::NAME), membership)
 }
 
-/// Serves the gatekeeper alone, for ever: on nodes that do not hold the store.
-pub async fn serve(gatekeeper: Gatekeeper, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-    Server::builder().add_service(gatekeeper).serve_with_incoming(TcpIncoming::from(listener)).await
+/// Serves the membership alone, for ever: on nodes that do not hold the store.
+pub async fn serve(membership: Membership, door: Door) -> Result<(), tonic::transport::Error> {
+    Server::builder().add_service(membership).serve_with_incoming(door).await
 }
 
-impl NamedService for Gatekeeper {
+impl NamedService for Membership {
     const NAME: &'static str = "weft.v1.Membership";
 }
 
-impl<B> tonic::codegen::Service<http::Request<B>> for Gatekeeper
+impl<B> tonic::codegen::Service<http::Request<B>> for Membership
 where
     B: tonic::codegen::Body + Send + 'static,
     B::Error: Into<tonic::codegen::StdError> + Send + 'static,
@@ -107,16 +96,13 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let gatekeeper = self.clone();
+        let membership = self.clone();
         Box::pin(async move {
             Ok(match request.uri().path() {
-                "/weft.v1.Membership/Hello" => {
-                    let hello = Unary(move |request: &HelloRequest| gatekeeper.hello(request));
-                    tonic::server::Grpc::new(ProstCodec::default()).unary(hello, request).await
-                }
                 "/weft.v1.Membership/Join" => {
-                    let join = Unary(move |request: &JoinRequest| gatekeeper.join(request));
-                    tonic::server::Grpc::new(ProstCodec::default()).unary(join, request).await
+                    let mut grpc =
+                        tonic::server::Grpc::new(ProstCodec::default()).max_decoding_message_size(REQUEST_MAX);
+                    grpc.unary(Join(membership), request).await
                 }
                 other => Status::unimplemented(format!("{other} is not a call of weft's")).into_http(),
             })
@@ -124,18 +110,15 @@ where
     }
 }
 
-/// A synchronous answer as one of tonic's methods.
-struct Unary<F>(F);
+/// [`Membership::join`] as one of tonic's methods.
+struct Join(Membership);
 
-impl<F, Req, Reply> UnaryService<Req> for Unary<F>
-where
-    F: Fn(&Req) -> Result<Reply, Status>,
-    Reply: Send + 'static,
-{
-    type Response = Reply;
-    type Future = std::future::Ready<Result<Response<Reply>, Status>>;
+impl UnaryService<JoinRequest> for Join {
+    type Response = JoinReply;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<JoinReply>, Status>> + Send>>;
 
-    fn call(&mut self, request: Request<Req>) -> Self::Future {
-        std::future::ready((self.0)(request.get_ref()).map(Response::new))
+    fn call(&mut self, request: Request<JoinRequest>) -> Self::Future {
+        let membership = self.0.clone();
+        Box::pin(async move { membership.join(request.into_inner()).await })
     }
 }

@@ -4,10 +4,18 @@ pub mod embedded;
 pub mod etcd;
 pub mod limits;
 pub mod memory;
+mod prefixed;
 pub mod record;
+mod url;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+
+use crate::tls::Credentials;
+
+pub use self::url::{Backend, StoreOption, StoreUrl, StoreUrlError};
 
 /// Where the store stands: it grows with every commit (etcd's revision).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -127,6 +135,23 @@ pub enum StoreError {
     /// The store's own file cannot be read or written.
     #[error("the store's file failed: {0}")]
     Storage(String),
+}
+
+/// A client of the store that a URL names. It connects at the first request; what can never work fails now.
+///
+/// `credentials` are this node's, for the store in another node's agent. The embedded store is not reached by a URL: whoever holds it opens it ([`embedded::Embedded::open`]).
+pub fn connect(url: &StoreUrl, credentials: &Arc<Credentials>) -> Result<Arc<dyn Store>, StoreError> {
+    let store: Arc<dyn Store> = match url.backend {
+        Backend::Member => Arc::new(etcd::EtcdClient::of_member(url, Arc::clone(credentials))?),
+        Backend::Etcd => Arc::new(etcd::EtcdClient::new(url)?),
+        Backend::Consul | Backend::ZooKeeper => {
+            return Err(StoreError::Refused(format!("this weft speaks no {}", url.backend.scheme())));
+        }
+        Backend::Embedded => {
+            return Err(StoreError::Refused("the embedded store is opened by its own node".to_owned()));
+        }
+    };
+    Ok(if url.prefix.is_empty() { store } else { Arc::new(prefixed::Prefixed { store, prefix: url.prefix.clone() }) })
 }
 
 /// A stream of changes. It ends after an error.

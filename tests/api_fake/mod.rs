@@ -185,6 +185,11 @@ impl Operations for Fake {
         Ok(join())
     }
 
+    async fn token_rotate(&self) -> Result<TokenView, Refusal> {
+        self.note("token_rotate", "", &())?;
+        Ok(join())
+    }
+
     async fn status(&self) -> Result<StatusView, Refusal> {
         self.note("status", "", &())?;
         Ok(self.status.clone().unwrap_or_else(status))

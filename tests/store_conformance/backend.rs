@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, process::Command, sync::oneshot};
 use weft::store::{
-    LeaseId, Outcome, Revision, Store, Transaction, Watch, Write,
+    LeaseId, Outcome, Revision, Store, StoreUrl, Transaction, Watch, Write,
     embedded::Embedded,
     etcd::{EtcdClient, EtcdServer},
     memory::MemoryStore,
@@ -60,12 +60,12 @@ impl Backend {
                 tokio::spawn(EtcdServer::new(embedded).serve(listener, async {
                     let _: Result<(), _> = stopped.await;
                 }));
-                let client = EtcdClient::new(&[endpoint]).unwrap();
+                let client = EtcdClient::new(&StoreUrl::member(endpoint)).unwrap();
                 (Arc::new(client), Held::Server { _directory: directory, _stop: stop })
             }
             Kind::Etcd => {
                 let etcd = RealEtcd::start().await;
-                let client = EtcdClient::new(&[etcd.endpoint().to_owned()]).unwrap();
+                let client = EtcdClient::new(&format!("etcd://{}", etcd.endpoint()).parse().unwrap()).unwrap();
                 (Arc::new(client), Held::Etcd(etcd))
             }
         };

@@ -1,6 +1,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
+    time::SystemTime,
 };
 
 use ipnet::IpNet;
@@ -8,24 +10,24 @@ use tracing::warn;
 
 use super::{
     Agent, Member, Standing, lookup,
-    membership::{enter, internal, not_reached, remove_store, settled, token, unbindable},
-    stopped,
+    membership::{enter, internal, not_reached, remove_store, settled, unbindable},
+    stopped, tokens,
 };
 use crate::{
     agent::{
         configuration::{put, store_refusal},
-        identity::{Identity, StoreUrl},
+        identity::Identity,
         member::{OpenStore, open_door, store_dir},
-        views,
+        trust, views,
     },
     api::{
         Refusal,
         wire::{InitReply, InitRequest},
     },
     ipam,
-    model::{Availability, ClusterId, ClusterSettings, DEFAULT_POOL, Node, NodeId},
-    peer::Token,
-    store::{Compare, Outcome, Revision, Store, Transaction, Write, record},
+    model::{Availability, ClusterId, ClusterSettings, DEFAULT_POOL, JoinToken, Node, NodeId},
+    store::{Backend, Compare, Outcome, Revision, Store, StoreUrl, Transaction, Write, record},
+    tls::{Authority, Credentials},
 };
 
 /// The tunnels' UDP port unless somebody names another: not 4789 or 8472, which hypervisors intercept.
@@ -51,32 +53,28 @@ pub(super) async fn init(agent: &Arc<Agent>, request: InitRequest) -> Result<Ini
     let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
     let door = open_door(underlay).await.map_err(unbindable)?;
     let settings = ClusterSettings { id, vxlan_port, vni: VNI, pools };
-    let me = Node {
+    let mut me = Node {
         id: NodeId::new(1).ok_or_else(|| Refusal::internal("1 is a node number"))?,
         name: agent.config.node.clone(),
         underlay,
         labels: BTreeMap::new(),
         availability: Availability::Active,
         addresses: BTreeSet::new(),
+        fingerprint: None,
     };
-    let cluster_key: [u8; 32] = random_bytes()?;
-    let identity = Identity {
-        cluster: settings.id,
-        node: me.id,
-        name: me.name.clone(),
-        underlay,
-        store: url,
-        token: Token::new(&cluster_key, random_bytes()?),
-        cluster_key: cluster_key.to_vec(),
-    };
-    let opened = found(agent, &identity, &settings, &me).await?;
-    let member = enter(agent, identity, opened, door).await;
+    let identity = Identity { cluster: settings.id, node: me.id, name: me.name.clone(), underlay, store: url };
+    let authority = Authority::make(&settings.id.to_string()).map_err(Refusal::internal)?;
+    let credentials = Credentials::make(authority, trust::names(&identity), SystemTime::now());
+    let credentials = Arc::new(credentials.map_err(Refusal::internal)?);
+    me.fingerprint = Some(credentials.fingerprint());
+    let opened = found(agent, &identity, &credentials, &settings, &me).await?;
+    let member = enter(agent, identity, credentials, opened, door).await;
     let cluster = settled(&member).await?;
     Ok(InitReply {
         created: true,
         cluster: cluster.settings.id.to_string(),
         node: views::node(&cluster, &me, &member),
-        join: token(&member),
+        join: tokens::token(&member)?,
     })
 }
 
@@ -116,19 +114,22 @@ async fn refuse_overlap(agent: &Agent, pools: &[IpNet]) -> Result<(), Refusal> {
 async fn found(
     agent: &Agent,
     identity: &Identity,
+    credentials: &Arc<Credentials>,
     settings: &ClusterSettings,
     me: &Node,
 ) -> Result<OpenStore, Refusal> {
     let dir = store_dir(&agent.config.data_dir);
-    let is_ours_alone = identity.store == StoreUrl::Embedded && !dir.exists();
+    let is_ours_alone = identity.store.backend == Backend::Embedded && !dir.exists();
+    let data_dir = &agent.config.data_dir;
+    let token = tokens::new(credentials)?;
     let written = async {
-        let opened = OpenStore::open(&identity.store, &agent.config.data_dir).await.map_err(internal)?;
-        let saved = match begin(&*opened.store, settings, me).await {
-            Ok(revision) => match identity.save(&agent.config.data_dir) {
+        let opened = OpenStore::open(&identity.store, data_dir, credentials).await.map_err(internal)?;
+        let saved = match begin(&*opened.store, settings, me, &token).await {
+            Ok(revision) => match save(identity, credentials, data_dir) {
                 Ok(()) => return Ok(opened),
-                Err(error) => {
+                Err(refusal) => {
                     take_back_cluster(&*opened.store, me, revision).await;
-                    internal(error)
+                    refusal
                 }
             },
             Err(refusal) => refusal,
@@ -145,9 +146,15 @@ async fn found(
     written
 }
 
+/// Writes what a member keeps on disk: all of it, or nothing that counts.
+pub(super) fn save(identity: &Identity, credentials: &Credentials, data_dir: &Path) -> Result<(), Refusal> {
+    let saved = credentials.save(data_dir).map_err(Refusal::internal);
+    saved.and_then(|()| identity.save(data_dir).map_err(internal)).inspect_err(|_| trust::forget(data_dir))
+}
+
 /// Undoes [`begin`], unless somebody has built on it.
 async fn take_back_cluster(store: &dyn Store, me: &Node, revision: Revision) {
-    let keys = [record::CLUSTER_KEY.to_owned(), record::key_of_node(me.id)];
+    let keys = [record::CLUSTER_KEY.to_owned(), record::TOKEN_KEY.to_owned(), record::key_of_node(me.id)];
     let compares = keys.iter().map(|key| Compare::Unchanged(key.clone(), revision)).collect();
     let writes = keys.into_iter().map(|key| Write::Delete { key }).collect();
     match store.commit(Transaction { compares, writes }).await {
@@ -158,12 +165,18 @@ async fn take_back_cluster(store: &dyn Store, me: &Node, revision: Revision) {
 }
 
 /// Writes the cluster's first records, unless the store holds a cluster; gives the revision that they have.
-pub(super) async fn begin(store: &dyn Store, settings: &ClusterSettings, me: &Node) -> Result<Revision, Refusal> {
+pub(super) async fn begin(
+    store: &dyn Store,
+    settings: &ClusterSettings,
+    me: &Node,
+    token: &JoinToken,
+) -> Result<Revision, Refusal> {
     let key = record::CLUSTER_KEY.to_owned();
     let transaction = Transaction {
         compares: vec![Compare::Absent(key.clone()), Compare::Absent(record::key_of_node(me.id))],
         writes: vec![
             put(key, record::encode_cluster(settings)),
+            put(record::TOKEN_KEY.to_owned(), record::encode_token(token)),
             put(record::key_of_node(me.id), record::encode_node(me)),
         ],
     };
@@ -200,11 +213,11 @@ fn already_first(
         created: false,
         cluster: cluster.settings.id.to_string(),
         node: views::node(&cluster, me, member),
-        join: token(member),
+        join: tokens::token(member)?,
     })
 }
 
-fn random_bytes<const N: usize>() -> Result<[u8; N], Refusal> {
+pub(super) fn random_bytes<const N: usize>() -> Result<[u8; N], Refusal> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| Refusal::internal(format!("no random numbers: {error}")))?;
     Ok(bytes)

@@ -1,30 +1,32 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::IpAddr,
     path::Path,
     sync::Arc,
+    time::SystemTime,
 };
 
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use super::{Agent, Member, Standing, lookup, networks, nodes, stopped};
+use super::{Agent, Member, Standing, founding, lookup, networks, nodes, stopped};
 use crate::{
     agent::{
         configuration::{Decision, configure, put, read},
         down::empty,
-        identity::{Identity, StoreUrl},
+        identity::Identity,
         member::{OpenStore, PEER_PORT, open_door, store_dir},
-        views,
+        trust, views,
     },
     api::{
         Refusal, RefusalKind,
-        wire::{DownReply, JoinReply, JoinRequest, LeaveRequest, TokenView},
+        wire::{DownReply, JoinReply, JoinRequest, LeaveRequest},
     },
     mesh,
     model::{Availability, Cluster, Name, Node, NodeId},
-    peer::{self, JoinError, Token},
-    store::{Revision, Store, record},
+    peer::{self, Admission, JoinError, Token},
+    store::{Backend, Revision, Store, StoreUrl, Write, record},
+    tls::{Authority, Credentials, KeyPair, NodeNames},
 };
 
 pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<JoinReply, Refusal> {
@@ -32,7 +34,7 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
     peer::check_address(&request.address).map_err(join_refusal)?;
     let token: Result<Token, _> = request.token.parse();
     if let Some(member) = agent.membership().await {
-        if !token.is_ok_and(|token| token.names(&member.identity.cluster_key)) {
+        if !token.is_ok_and(|token| token.names(member.credentials.authority().certificate())) {
             return Err(Refusal::conflict(format!(
                 "this node belongs to the cluster {}, and the token is not that cluster's",
                 member.identity.cluster
@@ -49,11 +51,35 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
     }
     let token = token.map_err(Refusal::invalid)?;
     let underlay = agent.host.advertised(agent.config.advertise).await.map_err(Refusal::conflict)?;
-    let admitted = peer::join(&request.address, &token).await.map_err(join_refusal)?;
-    let store: StoreUrl = admitted.store_url.parse().map_err(Refusal::internal)?;
+    let key = KeyPair::make().map_err(Refusal::internal)?;
+    let name = &agent.config.node;
+    let admission = peer::join(&request.address, &token, key.fingerprint(), name).await.map_err(join_refusal)?;
     let door = open_door(underlay).await.map_err(unbindable)?;
-    let opened = OpenStore::open(&store, &agent.config.data_dir).await.map_err(internal)?;
-    let name = agent.config.node.clone();
+    let entered = register(agent, underlay, admission, key).await;
+    let (identity, credentials, opened) = entered.inspect_err(|_| trust::forget(&agent.config.data_dir))?;
+    let member = enter(agent, identity, credentials, opened, door).await;
+    let cluster = settled(&member).await?;
+    let me = lookup::node(&cluster, member.identity.name.as_str())?;
+    let node = views::node(&cluster, me, &member);
+    Ok(JoinReply { created: true, cluster: cluster.settings.id.to_string(), node })
+}
+
+/// Writes this node into the store of the cluster that has let it in, and that down on this host: both, or neither.
+async fn register(
+    agent: &Agent,
+    underlay: IpAddr,
+    admission: Admission,
+    key: KeyPair,
+) -> Result<(Identity, Arc<Credentials>, OpenStore), Refusal> {
+    let Admission { cluster, certificate, key: authority_key, store_url, files } = admission;
+    let (name, data_dir) = (agent.config.node.clone(), &agent.config.data_dir);
+    let authority = Authority::from_der(certificate, &authority_key).map_err(Refusal::internal)?;
+    let names = NodeNames { cluster, node: name.to_string(), underlay };
+    let credentials = Credentials::of(authority, names, key, SystemTime::now()).map_err(Refusal::internal)?;
+    let credentials = Arc::new(credentials);
+    let store: StoreUrl = store_url.parse().map_err(Refusal::internal)?;
+    let store = trust::keep_contents(store, &files, data_dir).map_err(internal)?;
+    let opened = OpenStore::open(&store, data_dir, &credentials).await.map_err(internal)?;
     let routed = agent.host.local_prefixes().await.map_err(Refusal::internal)?;
     read(&*opened.store).await.map_err(not_reached)?;
     let ((cluster, node), _) = configure(&*opened.store, |fresh| {
@@ -63,28 +89,20 @@ pub(super) async fn join(agent: &Arc<Agent>, request: JoinRequest) -> Result<Joi
             ))
             .with_hint("take that route away from this host (`ip route`), or give the network another prefix"));
         }
-        let node = newcomer(&fresh.cluster, &name, underlay)?;
-        let write = put(record::key_of_node(node.id), record::encode_node(&node));
-        Ok(Decision::Write(vec![write], (fresh.cluster.settings.id, node)))
+        let fingerprint = credentials.fingerprint();
+        let node = Node { fingerprint: Some(fingerprint), ..newcomer(&fresh.cluster, &name, underlay)? };
+        // The admission ends with the record that takes its place, or it would outlive a node that is removed at once.
+        let admitted = Write::Delete { key: record::key_of_admitted(fingerprint) };
+        let writes = vec![put(record::key_of_node(node.id), record::encode_node(&node)), admitted];
+        Ok(Decision::Write(writes, (fresh.cluster.settings.id, node)))
     })
     .await?;
-    let identity = Identity {
-        cluster,
-        node: node.id,
-        name: node.name.clone(),
-        underlay,
-        store,
-        cluster_key: admitted.cluster_key,
-        token,
-    };
-    if let Err(error) = identity.save(&agent.config.data_dir) {
+    let identity = Identity { cluster, node: node.id, name: node.name.clone(), underlay, store };
+    if let Err(refusal) = founding::save(&identity, &credentials, data_dir) {
         take_back_node(&*opened.store, &node).await;
-        return Err(internal(error));
+        return Err(refusal);
     }
-    let member = enter(agent, identity, opened, door).await;
-    let cluster = settled(&member).await?;
-    let node = views::node(&cluster, cluster.nodes.get(&node.id).unwrap_or(&node), &member);
-    Ok(JoinReply { created: true, cluster: cluster.settings.id.to_string(), node })
+    Ok((identity, credentials, opened))
 }
 
 /// Takes this node's record back out of a cluster that it could not enter after all, so that it can be tried again.
@@ -120,24 +138,31 @@ pub(super) fn newcomer(cluster: &Cluster, name: &Name, underlay: std::net::IpAdd
         labels: BTreeMap::new(),
         availability: Availability::Active,
         addresses: BTreeSet::new(),
+        fingerprint: None,
     })
 }
 
 fn join_refusal(error: JoinError) -> Refusal {
     match error {
-        JoinError::Unreachable { .. } => Refusal::unavailable(&error)
+        JoinError::Unreachable { .. } | JoinError::NotWeft { .. } => Refusal::unavailable(&error)
             .with_hint(format!("is the agent there running and in a cluster, and port {PEER_PORT}/tcp open?")),
         JoinError::NoAddress { .. } => Refusal::invalid(&error),
         JoinError::OtherCluster { .. } | JoinError::WrongSecret { .. } => {
             Refusal::invalid(&error).with_hint("`weft token` on a member prints the right one")
         }
-        JoinError::Refused { .. } => Refusal::conflict(&error),
+        JoinError::Refused { .. } | JoinError::BadCertificate { .. } => Refusal::conflict(&error),
     }
 }
 
 /// From what is written, here and in the store, to a running membership. Nothing can fail any more.
-pub(super) async fn enter(agent: &Agent, identity: Identity, opened: OpenStore, door: TcpListener) -> Arc<Member> {
-    let member = Member::start(identity, opened, door, Arc::clone(&agent.host), &agent.metrics);
+pub(super) async fn enter(
+    agent: &Agent,
+    identity: Identity,
+    credentials: Arc<Credentials>,
+    opened: OpenStore,
+    door: TcpListener,
+) -> Arc<Member> {
+    let member = Member::start(identity, credentials, opened, door, Arc::clone(&agent.host), &agent.metrics);
     agent.set_membership(Some(Arc::clone(&member))).await;
     member
 }
@@ -147,13 +172,6 @@ pub(super) async fn settled(member: &Member) -> Result<Arc<Cluster>, Refusal> {
     let cluster = member.cluster_at(Revision(1)).await.map_or_else(|| lookup::cluster(member), Ok)?;
     member.reconciler.pass_with(cluster.revision).await;
     lookup::cluster(member)
-}
-
-pub(super) fn token(member: &Member) -> TokenView {
-    let address = SocketAddr::new(member.identity.underlay, PEER_PORT).to_string();
-    let token = member.identity.token.to_string();
-    let command = format!("weft join {address} --token {token}");
-    TokenView { token, address, command }
 }
 
 pub(super) async fn leave(agent: &Arc<Agent>, request: LeaveRequest) -> Result<(), Refusal> {
@@ -171,7 +189,8 @@ pub(super) async fn leave(agent: &Arc<Agent>, request: LeaveRequest) -> Result<(
     member.stop().await;
     empty(&*agent.kernel).await?;
     Identity::remove(&agent.config.data_dir).map_err(internal)?;
-    if member.identity.store == StoreUrl::Embedded {
+    trust::forget(&agent.config.data_dir);
+    if member.identity.store.backend == Backend::Embedded {
         // Nobody is left to read it, and a new cluster must not find it.
         remove_store(&store_dir(&agent.config.data_dir));
     }
@@ -193,7 +212,7 @@ fn refuse_while_needed(member: &Member) -> Result<(), Refusal> {
     let cluster = lookup::cluster(member)?;
     let endpoints = lookup::listed(cluster.endpoints_on(member.me()).map(|endpoint| &endpoint.name));
     let others = lookup::listed(cluster.nodes.values().filter(|node| node.id != member.me()).map(|node| &node.name));
-    let holds_store = member.identity.store == StoreUrl::Embedded && !others.is_empty();
+    let holds_store = member.identity.store.backend == Backend::Embedded && !others.is_empty();
     // The store first: --force is said against all reasons at once, and this one cannot be undone.
     match (holds_store, endpoints.is_empty()) {
         (true, is_empty) => {
@@ -213,7 +232,9 @@ fn refuse_while_needed(member: &Member) -> Result<(), Refusal> {
 
 async fn withdraw(member: &Member) -> Result<(), Refusal> {
     let fresh = read(&*member.store).await?;
-    nodes::forget(&*member.store, &fresh, member.me()).await
+    nodes::forget(&*member.store, &fresh, member.me()).await?;
+    member.forget_lease();
+    Ok(())
 }
 
 /// Stops the membership until the agent is started again, and empties the kernel of everything that is ours.

@@ -15,6 +15,7 @@ mod services;
 #[cfg(test)]
 mod simulation;
 mod status;
+mod tokens;
 mod traffic;
 mod wish;
 
@@ -107,7 +108,12 @@ impl Operations for Arc<Agent> {
     }
 
     async fn token(&self) -> Result<TokenView, Refusal> {
-        Ok(membership::token(&*self.member().await?))
+        tokens::token(&*self.member().await?)
+    }
+
+    async fn token_rotate(&self) -> Result<TokenView, Refusal> {
+        let member = self.member().await?;
+        to_the_end(async move { tokens::rotate(&member).await }).await
     }
 
     async fn status(&self) -> Result<StatusView, Refusal> {

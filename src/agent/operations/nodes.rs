@@ -124,9 +124,10 @@ pub(super) async fn forget(store: &dyn Store, fresh: &Fresh, id: NodeId) -> Resu
         if who(&now.cluster) != who(&fresh.cluster) {
             return Ok(Decision::Already(()));
         }
-        let writes = [record::key_of_node(id), record::key_of_alive(id), record::key_of_report(id)]
-            .map(|key| Write::Delete { key });
-        Ok(Decision::Write(writes.to_vec(), ()))
+        let fingerprint = now.cluster.nodes.get(&id).and_then(|node| node.fingerprint);
+        let keys = [record::key_of_node(id), record::key_of_alive(id), record::key_of_report(id)];
+        let keys = keys.into_iter().chain(fingerprint.map(record::key_of_admitted));
+        Ok(Decision::Write(keys.map(|key| Write::Delete { key }).collect(), ()))
     })
     .await?;
     Ok(())

@@ -24,6 +24,7 @@ fn cluster(revision: u64, unreadable: &[&str]) -> Cluster {
         labels: BTreeMap::new(),
         availability: Availability::Active,
         addresses: BTreeSet::new(),
+        fingerprint: None,
     };
     cluster.nodes.insert(node.id, node);
     let replica = Endpoint {

@@ -1,3 +1,5 @@
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::NodeView;
@@ -31,7 +33,7 @@ pub struct InitReply {
 }
 
 /// `POST /v1/join`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JoinRequest {
     /// `HOST:PORT` of a node of the cluster.
@@ -68,7 +70,7 @@ pub struct DownReply {
 }
 
 /// How a node joins.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenView {
     /// The secret.
     pub token: String,
@@ -76,6 +78,22 @@ pub struct TokenView {
     pub address: String,
     /// The whole command to type on the joining node.
     pub command: String,
+}
+
+/// Never the secret.
+impl fmt::Debug for JoinRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, token: _ } = self;
+        f.debug_struct("JoinRequest").field("address", address).finish_non_exhaustive()
+    }
+}
+
+/// Never the secret.
+impl fmt::Debug for TokenView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { token: _, address, command: _ } = self;
+        f.debug_struct("TokenView").field("address", address).finish_non_exhaustive()
+    }
 }
 
 /// How the agent is. While no membership runs, `node`, `cluster`, `store` and `data_plane` are `null`.

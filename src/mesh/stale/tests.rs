@@ -67,6 +67,7 @@ fn cluster() -> Cluster {
             labels: BTreeMap::new(),
             availability: Availability::Active,
             addresses: [other, "172.17.0.1"].map(|address| address.parse().unwrap()).into(),
+            fingerprint: None,
         };
         cluster.nodes.insert(id, node);
     }

@@ -1,13 +1,21 @@
 //! The embedded store served in the etcd v3 protocol.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use axum::Router;
-use tokio::{net::TcpListener, sync::watch};
+use futures::Stream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::watch,
+};
 use tonic::{
     Status,
     service::Routes,
-    transport::{Server, server::TcpIncoming},
+    transport::{
+        Server,
+        server::{Connected, TcpIncoming},
+    },
 };
 
 use super::{
@@ -31,7 +39,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An etcd v3 server over an [`Embedded`] store: KV, Watch, Lease, and of Maintenance what `etcdctl endpoint` asks for. Every
 /// other method is answered with UNIMPLEMENTED and a text.
 ///
-/// It asks nobody who he is: listen where only the cluster's nodes reach it, or put a layer in front.
+/// It asks nobody who he is: put a layer in front ([`Self::layered`]), or listen where only friends reach it.
 pub struct EtcdServer {
     router: Router,
     stop: watch::Sender<bool>,
@@ -66,6 +74,13 @@ impl EtcdServer {
         Self { router, stop }
     }
 
+    /// Puts a layer in front of the routes that there are so far.
+    #[must_use]
+    pub fn layered(mut self, layer: impl FnOnce(Router) -> Router) -> Self {
+        self.router = layer(self.router);
+        self
+    }
+
     /// Serves other routes on the same port, over HTTP/1.1 and HTTP/2: plain ones, or a gRPC service as a `route_service` at
     /// `/PACKAGE.SERVICE/{*method}`. They must not set a fallback.
     #[must_use]
@@ -74,11 +89,20 @@ impl EtcdServer {
         self
     }
 
-    /// Serves on `listener` until `shutdown`. Watches and lease streams then end at once with UNAVAILABLE; other requests
-    /// may finish within two seconds.
+    /// Serves plain connections on `listener`, see [`Self::serve_on`].
     pub async fn serve(
         self,
         listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.serve_on(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown).await
+    }
+
+    /// Serves whoever comes by `connections` until `shutdown`. Watches and lease streams then end at once with UNAVAILABLE; other requests
+    /// may finish within two seconds.
+    pub async fn serve_on<C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static>(
+        self,
+        connections: impl Stream<Item = io::Result<C>>,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), StoreError> {
         let Self { router, stop } = self;
@@ -92,7 +116,7 @@ impl EtcdServer {
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .add_routes(Routes::from(router))
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopping);
+            .serve_with_incoming_shutdown(connections, stopping);
         let cut_off = async move {
             // It fails if the sender is gone, that is when serving has ended by itself.
             if stopped.wait_for(|stop| *stop).await.is_ok() {

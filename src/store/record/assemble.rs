@@ -39,6 +39,7 @@ pub(super) fn assemble(state: &State) -> Result<Cluster, RecordError> {
     builder.nodes(&state.nodes);
     builder.alive(&state.alive, &state.nodes);
     builder.reports(&state.reports);
+    builder.trust(state);
     builder.networks(&state.networks);
     builder.blocks(&state.blocks);
     builder.services(&state.services);
@@ -110,6 +111,21 @@ impl Builder {
                 Ok(report) if self.cluster.alive.contains(id) => _ = self.cluster.reports.insert(*id, report.clone()),
                 Ok(_) => {}
                 Err(reason) => self.refuse(Key::Report(*id), reason.clone()),
+            }
+        }
+    }
+
+    /// As with leases, the key of an admission is the fact, and the name in it only tells people.
+    fn trust(&mut self, state: &State) {
+        match &state.token {
+            Some(Held { content: Ok(token), .. }) => self.cluster.trust.token = Some(token.clone()),
+            Some(Held { content: Err(reason), .. }) => self.refuse(Key::Token, reason.clone()),
+            None => {}
+        }
+        for (fingerprint, held) in &state.admitted {
+            self.cluster.trust.admitted.insert(*fingerprint);
+            if let Err(reason) = &held.content {
+                self.refuse(Key::Admitted(*fingerprint), reason.clone());
             }
         }
     }

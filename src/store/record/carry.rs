@@ -38,11 +38,14 @@ pub fn carry_over(previous: &Cluster, next: &mut Cluster) {
         match key {
             Key::Node(id) => carrying.node(*id),
             Key::Network(id) => carrying.network(*id),
-            // The whole cluster stays with the first. The others are no objects: a counter, whether a lease lives, what a node says.
+            // The whole cluster stays with the first. The others are no objects: a counter, whether a lease lives, what a node
+            // says, whom somebody has just let in. A token that cannot be read lets nobody in.
             Key::Cluster
             | Key::Generation
             | Key::Alive(_)
             | Key::Report(_)
+            | Key::Token
+            | Key::Admitted(_)
             | Key::Block(..)
             | Key::Endpoint(..)
             | Key::Service(_) => {}

@@ -3,10 +3,10 @@
 use serde::Deserialize;
 
 use super::wire::{
-    AliveRecord, BlockRecord, ClusterRecord, EndpointRecord, GenerationRecord, NetworkRecord, NodeRecord, Record,
-    ReportRecord, ServiceRecord, VERSION,
+    AdmittedRecord, AliveRecord, BlockRecord, ClusterRecord, EndpointRecord, GenerationRecord, NetworkRecord,
+    NodeRecord, Record, ReportRecord, ServiceRecord, TokenRecord, VERSION,
 };
-use crate::model::{Block, ClusterSettings, Endpoint, Name, Network, Node, Report, Service};
+use crate::model::{Block, ClusterSettings, Endpoint, JoinToken, Name, Network, Node, Report, Service};
 
 /// The record of the cluster's settings.
 pub fn encode_cluster(settings: &ClusterSettings) -> Vec<u8> {
@@ -31,6 +31,16 @@ pub fn encode_alive(name: &Name) -> Vec<u8> {
 /// What a node says of itself.
 pub fn encode_report(report: &Report) -> Vec<u8> {
     encode(&ReportRecord::from(report))
+}
+
+/// The record of the token that lets nodes join.
+pub fn encode_token(token: &JoinToken) -> Vec<u8> {
+    encode(&TokenRecord::from(token))
+}
+
+/// The record of a node on its way in: its name, for people.
+pub fn encode_admitted(name: &Name) -> Vec<u8> {
+    encode(&AdmittedRecord::from(name))
 }
 
 /// A network's record.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{Endpoint, NetworkId, NodeId, ServiceId};
+use crate::model::{Endpoint, Fingerprint, NetworkId, NodeId, ServiceId};
 
 /// What all our keys begin with. The number is the layout's version: another layout would lie beside this one.
 pub const PREFIX: &str = "/weft/v1/";
@@ -14,6 +14,9 @@ pub const CLUSTER_KEY: &str = "/weft/v1/cluster";
 
 /// The key of the counter that serialises changes of configuration.
 pub const GENERATION_KEY: &str = "/weft/v1/generation";
+
+/// The key of the token that lets nodes join.
+pub const TOKEN_KEY: &str = "/weft/v1/token";
 
 /// The key of a node.
 pub fn key_of_node(id: NodeId) -> String {
@@ -28,6 +31,11 @@ pub fn key_of_alive(id: NodeId) -> String {
 /// The key of what a node says of itself; it lives as long as its lease.
 pub fn key_of_report(id: NodeId) -> String {
     Key::Report(id).to_text()
+}
+
+/// The key that lets a node in that has shown the token, until its own record does.
+pub fn key_of_admitted(fingerprint: Fingerprint) -> String {
+    Key::Admitted(fingerprint).to_text()
 }
 
 /// The key of a network.
@@ -73,6 +81,8 @@ pub(super) enum Key {
     Node(NodeId),
     Alive(NodeId),
     Report(NodeId),
+    Token,
+    Admitted(Fingerprint),
     Network(NetworkId),
     Block(NetworkId, IpNet),
     Endpoint(NetworkId, IpAddr),
@@ -98,6 +108,8 @@ impl Key {
             Self::Node(id) => format!("{PREFIX}nodes/{id}"),
             Self::Alive(id) => format!("{PREFIX}alive/{id}"),
             Self::Report(id) => format!("{PREFIX}reports/{id}"),
+            Self::Token => TOKEN_KEY.to_owned(),
+            Self::Admitted(fingerprint) => format!("{PREFIX}admitted/{fingerprint}"),
             Self::Network(id) => format!("{PREFIX}networks/{id}"),
             // A prefix's own slash would make one more folder of it.
             Self::Block(network, prefix) => {
@@ -116,9 +128,11 @@ impl Place {
         let parsed = match words.as_slice() {
             ["cluster"] => Ok(Key::Cluster),
             ["generation"] => Ok(Key::Generation),
+            ["token"] => Ok(Key::Token),
             ["nodes", id] => id.parse().map(Key::Node),
             ["alive", id] => id.parse().map(Key::Alive),
             ["reports", id] => id.parse().map(Key::Report),
+            ["admitted", key] => key.parse().map(Key::Admitted),
             ["networks", id] => id.parse().map(Key::Network),
             ["services", id] => id.parse().map(Key::Service),
             ["blocks", network, prefix] => {
@@ -128,7 +142,7 @@ impl Place {
                 let address = address.parse().map_err(|_| format!("{address:?} is not an address"))?;
                 Ok(Key::Endpoint(network, address))
             }),
-            ["nodes" | "alive" | "reports" | "networks" | "services" | "blocks" | "endpoints", ..] => {
+            ["nodes" | "alive" | "reports" | "admitted" | "networks" | "services" | "blocks" | "endpoints", ..] => {
                 Err("it has too few or too many parts".to_owned())
             }
             _ => return Self::Foreign,
@@ -162,6 +176,7 @@ mod tests {
         let network = NetworkId::new(3).unwrap();
         let block = |text: &str| Place::Of(Key::Block(network, text.parse().unwrap()));
         let endpoint = |text: &str| Place::Of(Key::Endpoint(network, text.parse().unwrap()));
+        let admitted = format!("admitted/{}", "ab".repeat(32));
         for (key, place) in [
             ("cluster", Place::Of(Key::Cluster)),
             ("generation", Place::Of(Key::Generation)),
@@ -174,7 +189,9 @@ mod tests {
             ("blocks/3/fd00:9::_122", block("fd00:9::/122")),
             ("endpoints/3/10.9.1.5", endpoint("10.9.1.5")),
             ("endpoints/3/fd00:9::5", endpoint("fd00:9::5")),
-            ("token", Place::Foreign),
+            ("token", Place::Of(Key::Token)),
+            (&admitted, Place::Of(Key::Admitted(Fingerprint([0xab; 32])))),
+            ("tokens", Place::Foreign),
             ("", Place::Foreign),
             ("peers/1", Place::Foreign),
         ] {
@@ -202,6 +219,8 @@ mod tests {
             "endpoints/3/10.9.1.0_26",
             "endpoints/3/FD00:9::5",
             "services/65536",
+            "admitted",
+            "admitted/ab",
         ] {
             assert!(matches!(Place::of(&format!("{PREFIX}{key}")), Place::Nowhere(_)), "{key}");
         }

@@ -11,6 +11,8 @@
 //! | `nodes/ID` | a node |
 //! | `alive/ID` | the node's name, under its lease |
 //! | `reports/ID` | what a node says of itself, under its lease |
+//! | `token` | the token that lets nodes join: the hash of its secret, and the secret sealed |
+//! | `admitted/FINGERPRINT` | the name of a node that has shown the token and has no record yet, under a lease of a minute |
 //! | `networks/ID` | a network |
 //! | `blocks/NETWORK/ADDRESS_LENGTH` | a block and its owner |
 //! | `endpoints/NETWORK/ADDRESS` | an endpoint; one with two addresses lies under both, the same record twice |
@@ -31,12 +33,13 @@ mod wire;
 
 pub use carry::carry_over;
 pub use codec::{
-    encode_alive, encode_block, encode_cluster, encode_endpoint, encode_generation, encode_network, encode_node,
-    encode_report, encode_service,
+    encode_admitted, encode_alive, encode_block, encode_cluster, encode_endpoint, encode_generation, encode_network,
+    encode_node, encode_report, encode_service, encode_token,
 };
 pub use key::{
-    CLUSTER_KEY, GENERATION_KEY, PREFIX, key_of_alive, key_of_block, key_of_endpoint, key_of_network, key_of_node,
-    key_of_report, key_of_service, keys_of_endpoint, prefix_of_blocks, prefix_of_endpoints,
+    CLUSTER_KEY, GENERATION_KEY, PREFIX, TOKEN_KEY, key_of_admitted, key_of_alive, key_of_block, key_of_endpoint,
+    key_of_network, key_of_node, key_of_report, key_of_service, keys_of_endpoint, prefix_of_blocks,
+    prefix_of_endpoints,
 };
 pub use state::{Generation, State};
 

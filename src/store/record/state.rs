@@ -9,14 +9,14 @@ use super::{
     codec::decode,
     key::{Key, Place},
     wire::{
-        AliveRecord, BlockRecord, ClusterRecord, EndpointRecord, GenerationRecord, NetworkRecord, NodeRecord, Record,
-        ReportRecord, ServiceRecord,
+        AdmittedRecord, AliveRecord, BlockRecord, ClusterRecord, EndpointRecord, GenerationRecord, NetworkRecord,
+        NodeRecord, Record, ReportRecord, ServiceRecord, TokenRecord,
     },
 };
 use crate::{
     model::{
-        Block, Cluster, ClusterSettings, Endpoint, EndpointId, Name, Network, NetworkId, Node, NodeId, Report, Service,
-        ServiceId, UnreadableRecord,
+        Block, Cluster, ClusterSettings, Endpoint, EndpointId, Fingerprint, JoinToken, Name, Network, NetworkId, Node,
+        NodeId, Report, Service, ServiceId, UnreadableRecord,
     },
     store::{Changes, Entry, Event, Revision, Snapshot},
 };
@@ -30,6 +30,8 @@ pub struct State {
     pub(super) nodes: BTreeMap<NodeId, Held<Node>>,
     pub(super) alive: BTreeMap<NodeId, Held<Name>>,
     pub(super) reports: BTreeMap<NodeId, Held<Report>>,
+    pub(super) token: Option<Held<JoinToken>>,
+    pub(super) admitted: BTreeMap<Fingerprint, Held<Name>>,
     pub(super) networks: BTreeMap<NetworkId, Held<Network>>,
     pub(super) blocks: BTreeMap<(NetworkId, IpNet), Held<Block>>,
     /// The two records of an endpoint with two addresses share one value as long as they are the same.
@@ -107,6 +109,8 @@ impl State {
             Place::Of(Key::Node(id)) => self.nodes.get(&id).map(|held| held.version),
             Place::Of(Key::Alive(id)) => self.alive.get(&id).map(|held| held.version),
             Place::Of(Key::Report(id)) => self.reports.get(&id).map(|held| held.version),
+            Place::Of(Key::Token) => self.token.as_ref().map(|held| held.version),
+            Place::Of(Key::Admitted(key)) => self.admitted.get(&key).map(|held| held.version),
             Place::Of(Key::Network(id)) => self.networks.get(&id).map(|held| held.version),
             Place::Of(Key::Block(network, prefix)) => self.blocks.get(&(network, prefix)).map(|held| held.version),
             Place::Of(Key::Endpoint(network, address)) => {
@@ -156,6 +160,11 @@ impl State {
         }
     }
 
+    /// The token that lets nodes join, checked against nothing else, so that a snapshot of its key alone will do.
+    pub fn token(&self) -> Option<&JoinToken> {
+        self.token.as_ref().and_then(|held| held.content.as_ref().ok())
+    }
+
     /// The value under a key that is no record of this folder's.
     pub fn foreign(&self, key: &str) -> Option<&[u8]> {
         self.foreign.get(key).map(|foreign| foreign.value.as_slice())
@@ -171,6 +180,8 @@ impl State {
             Place::Of(Key::Node(id)) => _ = self.nodes.insert(id, held::<NodeRecord>(entry)),
             Place::Of(Key::Alive(id)) => _ = self.alive.insert(id, held::<AliveRecord>(entry)),
             Place::Of(Key::Report(id)) => _ = self.reports.insert(id, held::<ReportRecord>(entry)),
+            Place::Of(Key::Token) => self.token = Some(held::<TokenRecord>(entry)),
+            Place::Of(Key::Admitted(key)) => _ = self.admitted.insert(key, held::<AdmittedRecord>(entry)),
             Place::Of(Key::Network(id)) => _ = self.networks.insert(id, held::<NetworkRecord>(entry)),
             Place::Of(Key::Block(network, prefix)) => {
                 self.blocks.insert((network, prefix), held::<BlockRecord>(entry));
@@ -208,6 +219,8 @@ impl State {
             Place::Of(Key::Node(id)) => _ = self.nodes.remove(&id),
             Place::Of(Key::Alive(id)) => _ = self.alive.remove(&id),
             Place::Of(Key::Report(id)) => _ = self.reports.remove(&id),
+            Place::Of(Key::Token) => self.token = None,
+            Place::Of(Key::Admitted(key)) => _ = self.admitted.remove(&key),
             Place::Of(Key::Network(id)) => _ = self.networks.remove(&id),
             Place::Of(Key::Block(network, prefix)) => _ = self.blocks.remove(&(network, prefix)),
             Place::Of(Key::Endpoint(network, address)) => _ = self.endpoints.remove(&(network, address)),

@@ -13,6 +13,9 @@ const PURE: &str =
     "the pure half decides from values alone, so that every decision can be tested without a kernel or a store";
 const EDGE: &str = "an edge speaks to one outside thing in the model's words; only `agent` sees two of them";
 
+const WITHIN_TLS: &str =
+    "an edge speaks to one outside thing in the model's words; TLS is how two of them speak, not whom to";
+
 /// Each top-level module of the library, the modules it may import, and why not more.
 pub(super) const DIRECTION: &[(&str, &[&str], &str)] = &[
     ("model", &[], "the nouns depend on nothing of ours, so that everything can depend on them"),
@@ -23,8 +26,9 @@ pub(super) const DIRECTION: &[(&str, &[&str], &str)] = &[
     ("names", &["model", "mesh"], PURE),
     ("plan", &["model"], PURE),
     ("kernel", &["model", "plan"], EDGE),
-    ("store", &["model"], EDGE),
-    ("peer", &["model"], EDGE),
+    ("tls", &["model"], "it knows certificates and streams, and nothing of what is said over them"),
+    ("store", &["model", "tls"], WITHIN_TLS),
+    ("peer", &["model", "tls"], WITHIN_TLS),
     (
         "dns",
         &["model", "names"],
@@ -37,7 +41,7 @@ pub(super) const DIRECTION: &[(&str, &[&str], &str)] = &[
         "agent",
         &[
             "model", "ipam", "overlay", "mesh", "desired", "names", "plan", "kernel", "store", "peer", "dns", "proxy",
-            "probe", "api",
+            "probe", "api", "tls",
         ],
         "the agent wires everything, and nothing that it wires is a command line",
     ),
@@ -49,6 +53,10 @@ const GRPC: &str = "two services share one port and one library: the store's etc
 const SERDE: &str = "bytes for others are versioned on purpose, in records, on the API and in the configuration file; \
                      a model that serialises itself freezes its own shape";
 
+/// Bytes for others: records, the API, files (the node's identity has a version of its own), and what Consul's HTTP API says.
+const SPOKEN: &[&str] =
+    &["src/store/record", "src/store/consul", "src/api/", "src/agent/config", "src/agent/identity", "src/cli/output"];
+
 /// Each third-party crate that has a home (a trailing `*` stands for any ending), the folders, and why.
 pub(super) const OWNED_CRATES: &[(&str, &[&str], &str)] = &[
     ("rtnetlink", &["src/kernel/"], ONE_HOME),
@@ -58,21 +66,21 @@ pub(super) const OWNED_CRATES: &[(&str, &[&str], &str)] = &[
     ("ppp", &["src/proxy/"], ONE_HOME),
     ("listenfd", &["src/proxy/"], ONE_HOME),
     ("redb", &["src/store/embedded"], ONE_HOME),
+    ("zookeeper_client", &["src/store/zookeeper"], ONE_HOME),
+    ("tokio_rustls", &["src/tls/"], ONE_HOME),
+    ("rustls_native_certs", &["src/tls/"], ONE_HOME),
+    ("rcgen", &["src/tls/"], ONE_HOME),
+    ("chacha20poly1305", &["src/peer/"], ONE_HOME),
     ("tonic*", &["src/store/etcd", "src/peer/"], GRPC),
     ("prost", &["src/store/etcd", "src/peer/"], GRPC),
     // tonic's own server is an axum router.
     ("axum", &["src/api/", "src/agent/metrics", "src/store/etcd", "src/peer/"], ONE_HOME),
-    ("hyper*", &["src/api/", "src/agent/metrics"], ONE_HOME),
+    ("hyper*", &["src/api/", "src/agent/metrics", "src/store/etcd", "src/store/consul", "src/peer/"], ONE_HOME),
     ("prometheus", &["src/agent/metrics"], ONE_HOME),
     ("clap*", &["src/cli/", "src/main.rs"], ONE_HOME),
     ("comfy_table", &["src/cli/"], ONE_HOME),
-    // The identity is the node's own file of a few fields, with a version of its own.
-    ("serde", &["src/store/record", "src/api/", "src/agent/config", "src/agent/identity", "src/cli/output"], SERDE),
-    (
-        "serde_json",
-        &["src/store/record", "src/api/", "src/agent/config", "src/agent/identity", "src/cli/output"],
-        SERDE,
-    ),
+    ("serde", SPOKEN, SERDE),
+    ("serde_json", SPOKEN, SERDE),
     ("toml", &["src/agent/config"], SERDE),
 ];
 

@@ -29,7 +29,7 @@ use crate::{
         operations::{founding, membership},
     },
     api::{Refusal, RefusalKind},
-    model::{Cluster, ClusterId, ClusterSettings},
+    model::{Cluster, ClusterId, ClusterSettings, JoinToken},
     store::{Revision, Store as _, Watch, memory::MemoryStore, record},
 };
 
@@ -111,7 +111,8 @@ impl World {
         let first = &world.nodes[0];
         let me = membership::newcomer(&Cluster::empty(settings.clone()), &first.name.parse().unwrap(), first.underlay)
             .unwrap();
-        founding::begin(&*world.store, &settings, &me).now_or_never().unwrap().unwrap();
+        let token = JoinToken { hash: [1; 32], sealed: vec![2] };
+        founding::begin(&*world.store, &settings, &me, &token).now_or_never().unwrap().unwrap();
         world.nodes[0].identity = Some(identity(&me));
         world.start(0);
         world

@@ -3,12 +3,13 @@
 //! It has no task of its own beyond tonic's, one a connection, which end with the client. A watch ends with an error when its
 //! connection does: the caller watches again from the last revision that it saw, and misses nothing.
 
+mod connector;
 mod failure;
 mod store;
 
 use std::{
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -26,7 +27,11 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::store::StoreError;
+use self::connector::Reach;
+use crate::{
+    store::{StoreError, StoreUrl},
+    tls::Credentials,
+};
 
 /// How long a connection may take to come up. Nodes of one cluster are milliseconds apart; two seconds outlast one lost SYN.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,15 +46,12 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer taken, in bytes: etcd sends all changes of a revision, or a page of rows, in one message.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The port of an endpoint that names none.
-const DEFAULT_PORT: u16 = 2379;
-
 /// A client of one etcd cluster. It speaks to one endpoint, and goes on to the next when that fails.
 pub struct EtcdClient {
-    /// The endpoints as they were given, for messages to people.
+    /// The URL without secrets, for messages to people.
     name: String,
     /// How each endpoint is reached, and the connection to it.
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<Reach>,
     channels: RwLock<Vec<Channel>>,
     current: AtomicUsize,
     /// The endpoint that answered last.
@@ -57,18 +59,34 @@ pub struct EtcdClient {
 }
 
 impl EtcdClient {
-    /// A client of the servers at `endpoints`, each `HOST`, `HOST:PORT` or `http://HOST:PORT`. It connects at the first
-    /// request. Fails with [`StoreError::Refused`] if an endpoint cannot be understood, or there is none.
-    pub fn new(endpoints: &[String]) -> Result<Self, StoreError> {
+    /// A client of the servers that `url` names. It connects at the first request. Fails with [`StoreError::Refused`] if an
+    /// address cannot be understood.
+    pub fn new(url: &StoreUrl) -> Result<Self, StoreError> {
+        Self::reaching(url, None)
+    }
+
+    /// A client of the embedded store of another node, which it shows this node's certificate.
+    pub fn of_member(url: &StoreUrl, credentials: Arc<Credentials>) -> Result<Self, StoreError> {
+        Self::reaching(url, Some(credentials))
+    }
+
+    fn reaching(url: &StoreUrl, credentials: Option<Arc<Credentials>>) -> Result<Self, StoreError> {
+        let endpoint = |host: &String| {
+            let endpoint = reached(host)?;
+            Ok(match &credentials {
+                None => Reach::Plain(endpoint),
+                Some(credentials) => {
+                    Reach::Member { endpoint, host: host.clone(), credentials: Arc::clone(credentials) }
+                }
+            })
+        };
+        let endpoints: Vec<Reach> = url.hosts.iter().map(endpoint).collect::<Result<_, StoreError>>()?;
         if endpoints.is_empty() {
-            return Err(StoreError::Refused("no endpoint of an etcd cluster was given".to_owned()));
+            return Err(StoreError::Refused(format!("{url} names no server")));
         }
-        let name = format!("etcd://{}", endpoints.join(","));
-        let endpoints: Vec<Endpoint> =
-            endpoints.iter().map(|endpoint| understood(endpoint)).collect::<Result<_, _>>()?;
         Ok(Self {
-            name,
-            channels: RwLock::new(endpoints.iter().map(Endpoint::connect_lazy).collect()),
+            name: url.to_string(),
+            channels: RwLock::new(endpoints.iter().map(Reach::channel).collect()),
             endpoints,
             current: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
@@ -154,7 +172,7 @@ impl EtcdClient {
 
     /// New connections for all requests from now on; the old ones end with the requests that still use them.
     fn renew_channels(&self) {
-        let new = self.endpoints.iter().map(Endpoint::connect_lazy).collect();
+        let new = self.endpoints.iter().map(Reach::channel).collect();
         *self.channels.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
@@ -187,19 +205,9 @@ enum Repeat {
     Unsafe,
 }
 
-fn understood(endpoint: &str) -> Result<Endpoint, StoreError> {
-    let refuse = |reason: String| StoreError::Refused(format!("the etcd endpoint {endpoint:?} {reason}"));
-    if endpoint.starts_with("https://") {
-        return Err(refuse("asks for TLS, which weft does not speak to etcd: name it with http://".to_owned()));
-    }
-    let address = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
-    let (_, after_host) = address.rsplit_once(']').unwrap_or(("", address));
-    let port = if after_host.contains(':') { String::new() } else { format!(":{DEFAULT_PORT}") };
-    let parsed = Endpoint::from_shared(format!("http://{address}{port}"));
-    let parsed = parsed.map_err(|error| refuse(format!("is not HOST:PORT: {error}")))?;
-    if parsed.uri().host().is_none_or(str::is_empty) {
-        return Err(refuse("names no host".to_owned()));
-    }
+fn reached(host: &str) -> Result<Endpoint, StoreError> {
+    let parsed = Endpoint::from_shared(format!("http://{host}"));
+    let parsed = parsed.map_err(|error| StoreError::Refused(format!("{host:?} is not HOST:PORT: {error}")))?;
     Ok(parsed
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)

@@ -6,12 +6,14 @@ mod endpoint;
 mod network;
 mod node;
 mod service;
+mod trust;
 
 pub(super) use cluster::{ClusterRecord, GenerationRecord};
 pub(super) use endpoint::EndpointRecord;
 pub(super) use network::{BlockRecord, NetworkRecord};
 pub(super) use node::{AliveRecord, NodeRecord, ReportRecord};
 pub(super) use service::ServiceRecord;
+pub(super) use trust::{AdmittedRecord, TokenRecord};
 
 use std::net::IpAddr;
 

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Record, VERSION, node_id, parse_name};
-use crate::model::{Availability, EndpointId, Name, Node, Report};
+use crate::model::{Availability, EndpointId, Fingerprint, Name, Node, Report};
 
 #[derive(Serialize, Deserialize)]
 pub(in super::super) struct NodeRecord {
@@ -22,6 +22,8 @@ pub(in super::super) struct NodeRecord {
     availability: AvailabilityWord,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     addresses: BTreeSet<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -34,7 +36,7 @@ enum AvailabilityWord {
 
 impl From<&Node> for NodeRecord {
     fn from(node: &Node) -> Self {
-        let Node { id, name, underlay, labels, availability, addresses } = node;
+        let Node { id, name, underlay, labels, availability, addresses, fingerprint } = node;
         Self {
             v: VERSION,
             id: id.get(),
@@ -46,6 +48,7 @@ impl From<&Node> for NodeRecord {
                 Availability::Drain => AvailabilityWord::Drain,
             },
             addresses: addresses.clone(),
+            fingerprint: fingerprint.map(|fingerprint: Fingerprint| fingerprint.to_string()),
         }
     }
 }
@@ -60,7 +63,7 @@ impl Record for NodeRecord {
     }
 
     fn into_model(self) -> Result<Node, String> {
-        let Self { v: _, id, name, underlay, labels, availability, addresses } = self;
+        let Self { v: _, id, name, underlay, labels, availability, addresses, fingerprint } = self;
         Ok(Node {
             id: node_id(id)?,
             name: parse_name(&name)?,
@@ -76,6 +79,7 @@ impl Record for NodeRecord {
                 .filter(|address| Node::is_told(*address))
                 .take(Node::ADDRESSES_MAX)
                 .collect(),
+            fingerprint: fingerprint.map(|text| text.parse()).transpose()?,
         })
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{
     net::Ipv4Addr,
-    sync::{Arc, PoisonError},
+    sync::{Arc, LazyLock, PoisonError},
+    time::SystemTime,
 };
 
 use super::{
@@ -16,14 +17,20 @@ use super::{
 use crate::{
     agent::{
         configuration::{Decision, configure, put},
-        identity::{Identity, StoreUrl},
+        identity::Identity,
         member::{Member, OpenStore},
         operations::{membership, nodes},
     },
     model::{self, ClusterId},
-    peer::Token,
-    store::record,
+    store::{StoreUrl, record},
+    tls::{Authority, Credentials, NodeNames},
 };
+
+/// Nobody in the simulation shows any: one set does for all.
+static CREDENTIALS: LazyLock<Arc<Credentials>> = LazyLock::new(|| {
+    let names = NodeNames { cluster: "7".into(), node: "any".into(), underlay: Ipv4Addr::LOCALHOST.into() };
+    Arc::new(Credentials::make(Authority::make("7").unwrap(), names, SystemTime::UNIX_EPOCH).unwrap())
+});
 
 impl World {
     pub(super) fn blank_host(&mut self) -> Node {
@@ -51,7 +58,7 @@ impl World {
         self.ledger.log(format!("{} starts", node.name));
         let opened = OpenStore { store: Arc::<Wire>::clone(&node.wire), embedded: None };
         let host = Arc::<FakeHost>::clone(&node.host);
-        let (member, tasks) = Member::assemble(identity, opened, host, &self.metrics);
+        let (member, tasks) = Member::assemble(identity, Arc::clone(&CREDENTIALS), opened, host, &self.metrics);
         node.member = Some(member);
         for task in tasks {
             self.executor.spawn(index, None, task);
@@ -143,8 +150,6 @@ pub(super) fn identity(node: &model::Node) -> Identity {
         node: node.id,
         name: node.name.clone(),
         underlay: node.underlay,
-        store: StoreUrl::Etcd(vec!["192.0.2.1:7780".to_owned()]),
-        cluster_key: vec![1],
-        token: Token::new(&[1], [2; 20]),
+        store: StoreUrl::member("192.0.2.1:7780".to_owned()),
     }
 }
