@@ -19,6 +19,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::{REQUEST_TIMEOUT, Repeat, Shared, failure, http::Call, wire};
 use crate::store::{Changes, Entry, Event, Revision, StoreError};
 
@@ -79,22 +81,25 @@ pub(super) struct Watching {
     prefix: String,
     /// The revision that was told last.
     reached: u64,
-    /// The index of the last look.
-    index: u64,
+    /// The next look.
+    look: Look,
     known: Arc<Keys>,
 }
 
 impl Watching {
     pub(super) fn new(shared: Arc<Shared>, prefix: &str, after: Revision) -> Result<Self, StoreError> {
         let known = shared.seen.find(prefix, after.0).ok_or(StoreError::Compacted(after))?;
-        Ok(Self { shared, prefix: prefix.to_owned(), reached: after.0, index: after.0, known })
+        Ok(Self { shared, prefix: prefix.to_owned(), reached: after.0, look: Look::After(after.0), known })
     }
 
     /// Waits for the next changes.
     pub(super) async fn next(&mut self) -> Result<Changes, StoreError> {
         loop {
-            let listing = self.shared.list(&self.prefix, Look::After(self.index)).await?;
-            self.index = listing.index;
+            let began = Instant::now();
+            let listing = self.shared.list(&self.prefix, self.look).await?;
+            // When its state is replaced by a restore, Consul lets go of what it holds, and answers with what was there before.
+            let let_go = matches!(self.look, Look::After(index) if listing.index <= index) && began.elapsed() < HOLD;
+            self.look = if let_go { Look::Now } else { Look::After(listing.index) };
             match step(&self.known, self.reached, listing) {
                 Step::Same => {}
                 Step::Changed(changes, keys) => {
@@ -159,7 +164,6 @@ impl Shared {
         };
         let answer = self.ask(&call, Repeat::Safe).await?;
         let no_consul = || StoreError::Refused(format!("{}: what answers there is no Consul", self.name));
-        let index = answer.index.ok_or_else(no_consul)?;
         let rows = match answer.status {
             200 => wire::rows(&answer.body).map_err(|_| no_consul())?,
             404 => {
@@ -168,6 +172,7 @@ impl Shared {
             }
             _ => return Err(failure::unexpected(&self.name, &answer)),
         };
+        let index = answer.index.ok_or_else(no_consul)?;
         let entry = |row: wire::Row| {
             let value = row.value()?;
             Some(Entry { key: format!("/{}", row.key), value, version: Revision(row.modify_index) })
