@@ -125,7 +125,7 @@ impl Backend {
         match &self.held {
             Held::Memory(store) => store.advance(u32::try_from(time.as_secs().max(1)).unwrap()),
             Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::Consul => {
-                tokio::time::sleep(time).await
+                tokio::time::sleep(time).await;
             }
         }
     }
