@@ -21,12 +21,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{REQUEST_TIMEOUT, Repeat, Shared, failure, http::Call, wire};
+use super::{Repeat, Shared, failure, http::Call, wire};
 use crate::store::{Changes, Entry, Event, Revision, StoreError};
 
 /// How long Consul holds a request while nothing changes; it adds up to a sixteenth. It is the time within which a watch notices that
 /// its agent has lost the cluster, and each round costs a listing.
 const HOLD: Duration = Duration::from_mins(1);
+
+/// How long a listing may take to begin: Consul writes all of it first. 100,000 records of 400 bytes took it 1 to 3 s on a busy machine.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Looks whose keys are kept. A follower watches right after its snapshot; meanwhile few others take one. A look of 10,000 keys is about a
 /// megabyte.
@@ -155,9 +158,9 @@ impl Shared {
     pub(super) async fn list(&self, prefix: &str, look: Look) -> Result<Listing, StoreError> {
         let bare = escaped(bare_prefix(prefix)?);
         let call = match look {
-            Look::Now => Call::get(format!("/v1/kv/{bare}?recurse&consistent")),
+            Look::Now => Call { patience: LISTING_TIMEOUT, ..Call::get(format!("/v1/kv/{bare}?recurse&consistent")) },
             Look::After(index) => Call {
-                patience: HOLD + HOLD / 16 + REQUEST_TIMEOUT,
+                patience: HOLD + HOLD / 16 + LISTING_TIMEOUT,
                 // 0 would not wait at all.
                 ..Call::get(format!("/v1/kv/{bare}?recurse&index={}&wait={}s", index.max(1), HOLD.as_secs()))
             },
