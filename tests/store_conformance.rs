@@ -1,5 +1,5 @@
 //! One list of cases that every store must pass: in memory, in a file, over the etcd protocol, and
-//! a real etcd, which shows that the cases ask for what etcd does.
+//! a real etcd, which shows that the cases ask for what etcd does, and a real Consul.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -7,10 +7,12 @@
 mod backend;
 #[path = "store_conformance/cases.rs"]
 mod cases;
+#[path = "store_conformance/real_consul.rs"]
+mod real_consul;
 #[path = "store_conformance/real_etcd.rs"]
 mod real_etcd;
 
-use backend::{Backend, Kind};
+use backend::{Backend, Kind, Shared};
 use cases::CASES;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -33,10 +35,16 @@ async fn etcd_client_over_etcd() {
     run(Kind::Etcd).await;
 }
 
-/// Runs all cases at once, each on a store of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn consul() {
+    run(Kind::Consul).await;
+}
+
+/// Runs all cases at once, each on a store of its own, or under a prefix of its own in one.
 async fn run(kind: Kind) {
+    let shared = &Shared::start(kind).await;
     let cases = CASES.iter().map(|(name, case)| async move {
-        let backend = Backend::start(kind, name).await;
+        let backend = Backend::start(kind, shared, name).await;
         let ended = tokio::spawn(case(backend)).await;
         ended.err().map(|error| format!("{name} on {kind:?}: {error}"))
     });

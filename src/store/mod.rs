@@ -1,5 +1,6 @@
 //! The shared key-value store behind one trait: ordered keys, versions, compare-and-swap, watches, leases.
 
+pub mod consul;
 pub mod embedded;
 pub mod etcd;
 pub mod limits;
@@ -144,7 +145,8 @@ pub fn connect(url: &StoreUrl, credentials: &Arc<Credentials>) -> Result<Arc<dyn
     let store: Arc<dyn Store> = match url.backend {
         Backend::Member => Arc::new(etcd::EtcdClient::of_member(url, Arc::clone(credentials))?),
         Backend::Etcd => Arc::new(etcd::EtcdClient::new(url)?),
-        Backend::Consul | Backend::ZooKeeper => {
+        Backend::Consul => Arc::new(consul::ConsulClient::new(url)?),
+        Backend::ZooKeeper => {
             return Err(StoreError::Refused(format!("this weft speaks no {}", url.backend.scheme())));
         }
         Backend::Embedded => {
@@ -163,14 +165,19 @@ pub trait Store: Send + Sync {
     /// All keys that begin with `prefix`, at one revision.
     async fn snapshot(&self, prefix: &str) -> Result<Snapshot, StoreError>;
 
-    /// Every change under `prefix` after revision `after`, none left out, none twice. [`StoreError::Compacted`] if the store
-    /// no longer has them: the caller takes a snapshot and starts again from it.
+    /// What changed under `prefix` after revision `after`: whoever applies all of it to a snapshot has every later snapshot, none
+    /// left out. A store with a history tells every change once. One that only shows what is there ([`consul`]) tells of several
+    /// changes to a key the last, and nothing of a key that came and went in between.
+    ///
+    /// [`StoreError::Compacted`] if the store no longer knows what was there at `after`: the caller takes a snapshot and starts
+    /// again from it. The revision of the newest snapshot of this prefix or a wider one by the same client is known.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
 
     /// All or nothing. A caller that got [`StoreError::Unavailable`] does not know whether it was carried out.
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
 
-    /// A new lease that ends `ttl_s` seconds after its last renewal.
+    /// A new lease that ends `ttl_s` seconds after its last renewal. Consul takes no less than 10 s, and ends a lease only within that
+    /// time again.
     async fn grant_lease(&self, ttl_s: u32) -> Result<LeaseId, StoreError>;
 
     /// Renews a lease once; [`StoreError::LeaseGone`] if it has ended.

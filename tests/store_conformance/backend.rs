@@ -6,12 +6,16 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, process::Command, sync::oneshot};
 use weft::store::{
     LeaseId, Outcome, Revision, Store, StoreUrl, Transaction, Watch, Write,
+    consul::ConsulClient,
     embedded::Embedded,
     etcd::{EtcdClient, EtcdServer},
     memory::MemoryStore,
 };
 
-use crate::real_etcd::RealEtcd;
+use crate::{
+    real_consul::{RealConsul, own_address},
+    real_etcd::RealEtcd,
+};
 
 /// Which store.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +24,22 @@ pub(crate) enum Kind {
     Embedded,
     EtcdOverEmbedded,
     Etcd,
+    Consul,
+}
+
+/// A server that all cases of one kind share, each under its own prefix: the second is slow to start, and no case minds the others.
+pub(crate) enum Shared {
+    None,
+    Consul(RealConsul),
+}
+
+impl Shared {
+    pub(crate) async fn start(kind: Kind) -> Self {
+        match kind {
+            Kind::Memory | Kind::Embedded | Kind::EtcdOverEmbedded | Kind::Etcd => Self::None,
+            Kind::Consul => Self::Consul(RealConsul::start(own_address(), "").await),
+        }
+    }
 }
 
 /// A store for one case.
@@ -36,10 +56,11 @@ enum Held {
     Directory { _directory: TempDir },
     Server { _directory: TempDir, _stop: oneshot::Sender<()> },
     Etcd(RealEtcd),
+    Consul,
 }
 
 impl Backend {
-    pub(crate) async fn start(kind: Kind, case: &str) -> Self {
+    pub(crate) async fn start(kind: Kind, shared: &Shared, case: &str) -> Self {
         let prefix = format!("/{}-{}/", case.replace(' ', "-"), std::process::id());
         let (store, held): (Arc<dyn Store>, _) = match kind {
             Kind::Memory => {
@@ -68,6 +89,11 @@ impl Backend {
                 let client = EtcdClient::new(&format!("etcd://{}", etcd.endpoint()).parse().unwrap()).unwrap();
                 (Arc::new(client), Held::Etcd(etcd))
             }
+            Kind::Consul => {
+                let Shared::Consul(consul) = shared else { panic!("Consul was not started") };
+                let client = ConsulClient::new(&format!("consul://{}", consul.endpoint()).parse().unwrap()).unwrap();
+                (Arc::new(client), Held::Consul)
+            }
         };
         Self { store, prefix, held }
     }
@@ -76,11 +102,31 @@ impl Backend {
         format!("{}{name}", self.prefix)
     }
 
+    /// Whether a watch tells every change, from any revision that is not forgotten. If not, it may tell the last of several, in any order
+    /// within one [`weft::store::Changes`], and begins at a snapshot's revision.
+    pub(crate) fn has_history(&self) -> bool {
+        match self.held {
+            Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => true,
+            Held::Consul => false,
+        }
+    }
+
+    /// How long after its time a lease of three seconds may end on a busy machine.
+    pub(crate) fn lease_delay_max(&self) -> Duration {
+        match self.held {
+            Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => Duration::from_secs(12),
+            // It takes ten for three, and as much again.
+            Held::Consul => Duration::from_secs(35),
+        }
+    }
+
     /// Lets a lease's time pass: on a clock of its own where the store has one.
     pub(crate) async fn pass(&self, time: Duration) {
         match &self.held {
             Held::Memory(store) => store.advance(u32::try_from(time.as_secs().max(1)).unwrap()),
-            Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => tokio::time::sleep(time).await,
+            Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::Consul => {
+                tokio::time::sleep(time).await;
+            }
         }
     }
 
@@ -107,6 +153,8 @@ impl Backend {
                 let done = done.expect("there is no `etcdctl` on the path: `cargo xtask setup` installs it");
                 assert!(done.status.success(), "etcdctl {}: {done:?}", words.join(" "));
             }
+            // It never knew it: nobody has looked then.
+            Held::Consul => {}
         }
     }
 
