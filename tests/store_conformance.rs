@@ -1,5 +1,5 @@
-//! One list of cases that every store must pass: in memory, in a file, over the etcd protocol, and
-//! a real etcd, which shows that the cases ask for what etcd does.
+//! One list of cases that every store must pass: in memory, in a file, over the etcd protocol, a real etcd, which shows
+//! that the cases ask for what etcd does, and a real ZooKeeper.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -9,8 +9,10 @@ mod backend;
 mod cases;
 #[path = "store_conformance/real_etcd.rs"]
 mod real_etcd;
+#[path = "store_conformance/real_zookeeper.rs"]
+mod real_zookeeper;
 
-use backend::{Backend, Kind};
+use backend::{Backend, Kind, Shared};
 use cases::CASES;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -33,10 +35,16 @@ async fn etcd_client_over_etcd() {
     run(Kind::Etcd).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn zookeeper() {
+    run(Kind::ZooKeeper).await;
+}
+
 /// Runs all cases at once, each on a store of its own.
 async fn run(kind: Kind) {
+    let shared = &Shared::start(kind).await;
     let cases = CASES.iter().map(|(name, case)| async move {
-        let backend = Backend::start(kind, name).await;
+        let backend = Backend::start(kind, shared, name).await;
         let ended = tokio::spawn(case(backend)).await;
         ended.err().map(|error| format!("{name} on {kind:?}: {error}"))
     });

@@ -7,6 +7,7 @@ pub mod memory;
 mod prefixed;
 pub mod record;
 mod url;
+pub mod zookeeper;
 
 use std::sync::Arc;
 
@@ -101,7 +102,8 @@ pub enum Event {
     },
 }
 
-/// All changes of one or more revisions, whole revisions only.
+/// All changes of one or more revisions, whole revisions only. What a backend without a past ([`zookeeper`]) tells of several
+/// writes of one key is the last one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changes {
     /// The revision reached with them.
@@ -141,9 +143,11 @@ pub enum StoreError {
 pub fn connect(url: &StoreUrl) -> Result<Arc<dyn Store>, StoreError> {
     let store: Arc<dyn Store> = match url.backend {
         Backend::Member | Backend::Etcd => Arc::new(etcd::EtcdClient::new(url)?),
-        Backend::Consul | Backend::ZooKeeper => {
+        Backend::Consul => {
             return Err(StoreError::Refused(format!("this weft speaks no {}", url.backend.scheme())));
         }
+        // It keeps all that it makes under the prefix, not its keys alone.
+        Backend::ZooKeeper => return Ok(Arc::new(zookeeper::ZooKeeperClient::new(url)?)),
         Backend::Embedded => {
             return Err(StoreError::Refused("the embedded store is opened by its own node".to_owned()));
         }
@@ -161,7 +165,8 @@ pub trait Store: Send + Sync {
     async fn snapshot(&self, prefix: &str) -> Result<Snapshot, StoreError>;
 
     /// Every change under `prefix` after revision `after`, none left out, none twice. [`StoreError::Compacted`] if the store
-    /// no longer has them: the caller takes a snapshot and starts again from it.
+    /// no longer has them: the caller takes a snapshot and starts again from it. A backend without a past has only those since one
+    /// of the last snapshots of the same prefix, and of several writes of a key between two looks only the last.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
 
     /// All or nothing. A caller that got [`StoreError::Unavailable`] does not know whether it was carried out.

@@ -8,10 +8,12 @@ use weft::store::{
     LeaseId, Outcome, Revision, Store, StoreUrl, Transaction, Watch, Write,
     embedded::Embedded,
     etcd::{EtcdClient, EtcdServer},
+    limits,
     memory::MemoryStore,
+    zookeeper::ZooKeeperClient,
 };
 
-use crate::real_etcd::RealEtcd;
+use crate::{real_etcd::RealEtcd, real_zookeeper::RealZooKeeper};
 
 /// Which store.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +22,22 @@ pub(crate) enum Kind {
     Embedded,
     EtcdOverEmbedded,
     Etcd,
+    ZooKeeper,
+}
+
+/// What all cases of a run share: a Java machine is slow to start and large.
+pub(crate) enum Shared {
+    Nothing,
+    ZooKeeper(RealZooKeeper),
+}
+
+impl Shared {
+    pub(crate) async fn start(kind: Kind) -> Self {
+        match kind {
+            Kind::Memory | Kind::Embedded | Kind::EtcdOverEmbedded | Kind::Etcd => Self::Nothing,
+            Kind::ZooKeeper => Self::ZooKeeper(RealZooKeeper::start().await),
+        }
+    }
 }
 
 /// A store for one case.
@@ -33,25 +51,37 @@ pub(crate) struct Backend {
 /// What must live as long as the store.
 enum Held {
     Memory(Arc<MemoryStore>),
-    Directory { _directory: TempDir },
-    Server { _directory: TempDir, _stop: oneshot::Sender<()> },
+    Directory {
+        _directory: TempDir,
+    },
+    Server {
+        _directory: TempDir,
+        _stop: oneshot::Sender<()>,
+    },
     Etcd(RealEtcd),
+    /// A root of its own on the shared server.
+    Root,
 }
 
 impl Backend {
-    pub(crate) async fn start(kind: Kind, case: &str) -> Self {
+    pub(crate) async fn start(kind: Kind, shared: &Shared, case: &str) -> Self {
         let prefix = format!("/{}-{}/", case.replace(' ', "-"), std::process::id());
-        let (store, held): (Arc<dyn Store>, _) = match kind {
-            Kind::Memory => {
+        let (store, held): (Arc<dyn Store>, _) = match (kind, shared) {
+            (Kind::ZooKeeper, Shared::ZooKeeper(server)) => {
+                let url = format!("zk://{}{}", server.endpoint(), prefix.trim_end_matches('/')).parse().unwrap();
+                (Arc::new(ZooKeeperClient::new(&url).unwrap()), Held::Root)
+            }
+            (Kind::ZooKeeper, Shared::Nothing) => panic!("no server was started"),
+            (Kind::Memory, _) => {
                 let store = Arc::new(MemoryStore::new());
                 (Arc::clone(&store) as _, Held::Memory(store))
             }
-            Kind::Embedded => {
+            (Kind::Embedded, _) => {
                 let directory = TempDir::new().unwrap();
                 let store = Embedded::open(directory.path()).await.unwrap();
                 (Arc::new(store), Held::Directory { _directory: directory })
             }
-            Kind::EtcdOverEmbedded => {
+            (Kind::EtcdOverEmbedded, _) => {
                 let directory = TempDir::new().unwrap();
                 let embedded = Arc::new(Embedded::open(directory.path()).await.unwrap());
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -63,7 +93,7 @@ impl Backend {
                 let client = EtcdClient::new(&StoreUrl::member(endpoint)).unwrap();
                 (Arc::new(client), Held::Server { _directory: directory, _stop: stop })
             }
-            Kind::Etcd => {
+            (Kind::Etcd, _) => {
                 let etcd = RealEtcd::start().await;
                 let client = EtcdClient::new(&format!("etcd://{}", etcd.endpoint()).parse().unwrap()).unwrap();
                 (Arc::new(client), Held::Etcd(etcd))
@@ -76,11 +106,29 @@ impl Backend {
         format!("{}{name}", self.prefix)
     }
 
+    /// Whether it can tell every single change since any revision that it was not made to forget. One that cannot tells of several
+    /// writes of a key the last, in an order of its own, and only since a snapshot.
+    pub(crate) fn has_past(&self) -> bool {
+        match self.held {
+            Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => true,
+            Held::Root => false,
+        }
+    }
+
+    /// The largest value that it takes.
+    pub(crate) fn value_bytes_max(&self) -> usize {
+        match self.held {
+            Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => limits::VALUE_BYTES_MAX,
+            // With its key and what else a request has.
+            Held::Root => 999_000,
+        }
+    }
+
     /// Lets a lease's time pass: on a clock of its own where the store has one.
     pub(crate) async fn pass(&self, time: Duration) {
         match &self.held {
             Held::Memory(store) => store.advance(u32::try_from(time.as_secs().max(1)).unwrap()),
-            Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => tokio::time::sleep(time).await,
+            Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::Root => tokio::time::sleep(time).await,
         }
     }
 
@@ -88,6 +136,7 @@ impl Backend {
     pub(crate) async fn forget(&self, after: Revision) {
         match &self.held {
             Held::Memory(store) => store.compact(Revision(after.0 + 2)),
+            Held::Root => {}
             // The embedded store forgets by itself, when enough was written.
             Held::Directory { .. } | Held::Server { .. } => {
                 let writers = (0..128).map(|writer| {
