@@ -134,11 +134,13 @@ impl Reading {
         for _ in 0..LOOKS {
             self.drain()?;
             let mut nodes = std::mem::take(&mut self.changed);
-            let mut look: Vec<String> = Vec::new();
-            while look.is_empty() || !nodes.is_empty() {
-                look = std::iter::from_fn(|| nodes.pop_first()).take(BATCH).collect();
+            let look = loop {
+                let look: Vec<String> = std::iter::from_fn(|| nodes.pop_first()).take(BATCH).collect();
                 self.look(&look, found).await?;
-            }
+                if nodes.is_empty() {
+                    break look;
+                }
+            };
             self.drain()?;
             // Both are in order.
             if self.changed.iter().all(|node| look.binary_search(node).is_ok()) {
