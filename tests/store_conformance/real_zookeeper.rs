@@ -58,6 +58,20 @@ impl RealZooKeeper {
         panic!("ZooKeeper ended before it served, {TRIES} times");
     }
 
+    /// Kills it, and waits until it has ended.
+    #[allow(dead_code, reason = "only some of the test programs that this file is part of need it")]
+    pub(crate) fn stop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again with what it had, at the same port.
+    #[allow(dead_code, reason = "only some of the test programs that this file is part of need it")]
+    pub(crate) async fn start_again(&mut self) {
+        self.child = spawn(self.directory.path(), self.port);
+        assert!(self.serves().await, "ZooKeeper ended before it served again");
+    }
+
     /// `HOST:PORT` of its clients.
     pub(crate) fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -70,7 +84,7 @@ impl RealZooKeeper {
             if self.answers().await {
                 return true;
             }
-            assert!(Instant::now() < deadline, "ZooKeeper does not serve in time: {:?}", self.directory.path());
+            assert!(Instant::now() < deadline, "ZooKeeper does not serve in time: {}", self.directory.path().display());
             sleep(ASK_EVERY).await;
         }
         false

@@ -138,7 +138,7 @@ impl ZooKeeperClient {
     async fn look(&self, client: &Client, nodes: &Nodes, is_fresh: bool) -> Result<Sight, Error> {
         let counter = node::counter(&self.link.root);
         let synced = is_fresh.then(|| client.sync(&counter));
-        let counted = client.check_stat(&counter);
+        let stat = client.check_stat(&counter);
         let asked: Vec<_> = {
             let known = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
             let unknown = nodes.folders.iter().filter(|node| !known.contains(*node) && !nodes.keys.contains(*node));
@@ -148,7 +148,7 @@ impl ZooKeeperClient {
         if let Some(synced) = synced {
             within(synced).await?;
         }
-        let counted = within(counted).await?.ok_or(Error::NoNode)?;
+        let stat = within(stat).await?.ok_or(Error::NoNode)?;
         let (names, answers): (Vec<String>, Vec<_>) = asked.into_iter().unzip();
         let mut seen = BTreeMap::new();
         for (name, answer) in names.into_iter().zip(join_all(answers).await) {
@@ -156,7 +156,7 @@ impl ZooKeeperClient {
                 seen.insert(name, seen_in(&stat));
             }
         }
-        Ok(Sight { counter: counted.version, seen })
+        Ok(Sight { counter: stat.version, seen })
     }
 
     /// One multi, which counts the counter up.

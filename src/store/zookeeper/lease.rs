@@ -42,7 +42,7 @@ impl Leases {
         let time = Duration::from_secs(u64::from(ttl_s.max(1)));
         let begun = Instant::now();
         // One that is granted and not heard of ends by itself.
-        let client = within(self.link.connect_lease(time)).await.map_err(|error| self.link.explain(&error))?;
+        let client = self.link.connect_lease(time).await.map_err(|error| self.link.explain(&error))?;
         let id = client.session_id().0;
         self.with(|held| held.insert(id, Lease { client, time, ends: begun + time }));
         tokio::spawn(end_in_time(Arc::downgrade(self), id));
@@ -85,7 +85,7 @@ impl Leases {
     /// Only one that is not detached can be closed: the session is taken over by such a client.
     async fn close(&self, client: Client, time: Duration) -> Result<(), Error> {
         let session = client.into_session();
-        let client = match within(self.link.connect_again(session, time)).await {
+        let client = match self.link.connect_again(session, time).await {
             Ok(client) => client,
             Err(Error::SessionExpired) => return Ok(()),
             Err(error) => return Err(error),

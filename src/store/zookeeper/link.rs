@@ -11,9 +11,14 @@ use crate::store::{StoreError, StoreOption, StoreUrl};
 /// How long a request may take. An ensemble elects a new leader within some hundred milliseconds to a few seconds.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the session without keys of its own outlasts a lost connection. A silent connection is given up after two fifths of
-/// that, and the next server is asked.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the session without keys of its own outlasts a lost connection, and how long is looked for a server in the first place.
+pub(super) const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest session that is asked for; servers allow far less.
+const SESSION_TIMEOUT_MAX: Duration = Duration::from_hours(1);
+
+/// After which silence a connection is given up, and the next server tried. Two that are dead leave time for a third.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Where the servers are, and who asks.
 pub(super) struct Link {
@@ -49,21 +54,27 @@ impl Link {
 
     /// A session for requests; it ends with its last user.
     pub(super) async fn connect(&self) -> Result<Client, Error> {
-        self.connector().await?.with_session_timeout(SESSION_TIMEOUT).connect(&self.servers).await
+        let connector = self.connector(SESSION_TIMEOUT).await?;
+        connect(connector, &self.servers).await
     }
 
     /// A session for keys that live with it, which nobody's end ends but the server's clock.
     pub(super) async fn connect_lease(&self, timeout: Duration) -> Result<Client, Error> {
-        self.connector().await?.with_session_timeout(timeout).with_detached().connect(&self.servers).await
+        let connector = self.connector(timeout).await?.with_detached();
+        connect(connector, &self.servers).await
     }
 
     /// The same session on another connection; it ends with its last user.
     pub(super) async fn connect_again(&self, session: SessionInfo, timeout: Duration) -> Result<Client, Error> {
-        self.connector().await?.with_session_timeout(timeout).with_session(session).connect(&self.servers).await
+        let connector = self.connector(timeout).await?.with_session(session);
+        connect(connector, &self.servers).await
     }
 
-    async fn connector(&self) -> Result<Connector, Error> {
-        let connector = Client::connector().with_fail_eagerly();
+    async fn connector(&self, session: Duration) -> Result<Connector, Error> {
+        let connector = Client::connector()
+            .with_fail_eagerly()
+            .with_session_timeout(session.min(SESSION_TIMEOUT_MAX))
+            .with_connection_timeout(CONNECTION_TIMEOUT);
         let Some((user, password)) = &self.user else { return Ok(connector) };
         let password = match password {
             Password::Said(password) => password.clone(),
@@ -138,6 +149,11 @@ impl Link {
     pub(super) fn unavailable(&self, reason: &str) -> StoreError {
         StoreError::Unavailable { store: self.name.clone(), reason: reason.to_owned() }
     }
+}
+
+/// All servers are tried once, in an order of chance.
+async fn connect(connector: Connector, servers: &str) -> Result<Client, Error> {
+    timeout(SESSION_TIMEOUT, connector.connect(servers)).await.unwrap_or(Err(Error::NoHosts))
 }
 
 /// An answer, if it comes in time. The request itself is sent when `answer` is made, before this is called.

@@ -41,7 +41,7 @@ use zookeeper_client::{Client, Error};
 
 use self::{
     lease::Leases,
-    link::{Link, REQUEST_TIMEOUT},
+    link::{Link, REQUEST_TIMEOUT, SESSION_TIMEOUT},
     remembered::Remembered,
 };
 use crate::store::{StoreError, StoreUrl};
@@ -79,7 +79,7 @@ impl ZooKeeperClient {
 
     /// The session, with the root and the counter in place.
     async fn client(&self) -> Result<Client, StoreError> {
-        let made = timeout(REQUEST_TIMEOUT, async {
+        let made = timeout(SESSION_TIMEOUT + REQUEST_TIMEOUT, async {
             let _connecting = self.connecting.lock().await;
             if let Some(client) = self.connected() {
                 return Ok(client);
