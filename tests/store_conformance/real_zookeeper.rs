@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::{Instant, sleep, timeout},
+    time::{Instant, interval, timeout},
 };
 
 /// How long it may take to serve: about two seconds on a quiet machine.
@@ -83,12 +83,13 @@ impl RealZooKeeper {
     /// Whether it came to serve, or ended.
     async fn serves(&mut self) -> bool {
         let deadline = Instant::now() + START_BOUND;
+        let mut turn = interval(ASK_EVERY);
         while self.child.try_wait().unwrap().is_none() {
             if self.answers().await {
                 return true;
             }
             assert!(Instant::now() < deadline, "ZooKeeper does not serve in time: {}", self.directory.path().display());
-            sleep(ASK_EVERY).await;
+            turn.tick().await;
         }
         false
     }
