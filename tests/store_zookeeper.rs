@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use weft::store::{
     Compare, Event, LeaseId, Outcome, Revision, Store, StoreError, StoreUrl, Transaction, Watch, Write, connect,
+    limits::OPERATIONS_MAX,
 };
 
 /// Longer than any of the waits below takes on a busy machine.
@@ -26,6 +27,7 @@ async fn roots_users_and_sessions() {
         roots(at("/roots/a"), at("/roots/b"), at("")),
         users(&server),
         many_clients((0..4).map(|_| at("/many")).collect()),
+        watches(at("/watches")),
         keys_above_keys(at("/above")),
         one_lease_a_transaction(at("/one-lease")),
         restarted_in_time(at("/restart"), at("/restart")),
@@ -85,6 +87,22 @@ async fn many_clients(stores: Vec<Arc<dyn Store>>) {
     });
     join_all(workers).await.into_iter().for_each(Result::unwrap);
     assert_eq!(keys(&stores[0], "/").await.len(), stores.len() * EACH);
+}
+
+/// A watch begins at what a snapshot saw, of its prefix or a narrower one, and at nothing else.
+async fn watches(store: Arc<dyn Store>) {
+    let first = put(&store, "/a/1", "", None).await.unwrap();
+    let snapshot = store.snapshot("/").await.unwrap().revision;
+    for key in ["/b/1", "/a/2", "/a/2", "/a/3"] {
+        put(&store, key, "", None).await.unwrap();
+    }
+    delete(&store, "/a/3").await;
+    let mut watch = store.watch("/a/", snapshot).await.unwrap();
+    assert_eq!(next(&mut watch).await, ["+/a/2"], "what came and went was not seen");
+    for (revision, why) in [(first, "nobody took a snapshot then"), (snapshot, "it has been taken up")] {
+        let error = store.watch("/a/", revision).await.err().expect(why);
+        assert!(matches!(error, StoreError::Compacted(compacted) if compacted == revision), "{error}");
+    }
 }
 
 /// A node can be a key and a folder at once, unless it goes with a session.
@@ -161,7 +179,7 @@ async fn died(first: Arc<dyn Store>, other: Arc<dyn Store>) {
 async fn many_keys(store: Arc<dyn Store>) {
     const KEYS: usize = 5_000;
     let names: Vec<String> = (0..KEYS).map(|number| format!("/{}/{number}", number % 7)).collect();
-    for names in names.chunks(128) {
+    for names in names.chunks(OPERATIONS_MAX) {
         let puts = names.iter().map(|key| Write::Put { key: key.clone(), value: vec![1; 200], lease: None });
         store.commit(Transaction { compares: vec![], writes: puts.collect() }).await.unwrap();
     }

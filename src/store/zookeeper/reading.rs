@@ -78,8 +78,18 @@ impl Reading {
         Ok((reading, entries))
     }
 
-    pub(super) fn is_of(&self, prefix: &str, revision: Revision) -> bool {
-        self.prefix == prefix && self.revision == revision
+    /// Whether it knows what was under a prefix at a revision.
+    pub(super) fn has(&self, prefix: &str, revision: Revision) -> bool {
+        prefix.starts_with(&self.prefix) && self.revision == revision
+    }
+
+    /// Of what is under a narrower prefix alone. It still hears of the others.
+    pub(super) fn narrowed(mut self, prefix: &str) -> Self {
+        if self.prefix != prefix {
+            self.known.retain(|key, _| key.starts_with(prefix));
+            prefix.clone_into(&mut self.prefix);
+        }
+        self
     }
 
     /// Waits for the next changes. After an error there are no more.

@@ -49,10 +49,10 @@ impl Remembered {
         });
     }
 
-    /// The reading of a prefix that was at a revision.
+    /// The reading that was at a revision, of a prefix or a wider one.
     pub(super) fn take(&self, prefix: &str, revision: Revision) -> Option<Reading> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.readings.iter().position(|(_, reading)| reading.is_of(prefix, revision))?;
-        Some(kept.readings.swap_remove(found).1)
+        let found = kept.readings.iter().position(|(_, reading)| reading.has(prefix, revision))?;
+        Some(kept.readings.remove(found).1.narrowed(prefix))
     }
 }
