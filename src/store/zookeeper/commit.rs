@@ -52,16 +52,16 @@ impl ZooKeeperClient {
         let nodes = self.nodes_of(&transaction)?;
         let lease = lease_of(&transaction)?;
         let client = match lease {
-            Some(lease) => self.leases.client(lease).ok_or(StoreError::LeaseGone(lease))?,
+            Some(lease) => self.leases.client(lease).await?,
             None => self.client().await?,
         };
         let explain = |error: &Error| match (error, lease) {
-            (Error::SessionExpired | Error::ClientClosed, Some(lease)) => StoreError::LeaseGone(lease),
             (Error::NoNode, _) => {
                 self.forget_session();
-                self.explain(error)
+                self.link.explain(error)
             }
-            (error, _) => self.explain(error),
+            (error, Some(lease)) => self.leases.explain(lease, error),
+            (error, None) => self.link.explain(error),
         };
         // Out of politeness: it is not needed, and not waited for where another waits for an answer.
         let _turn = timeout(REQUEST_TIMEOUT, self.turn.lock()).await.ok();

@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep_until, timeout};
-use zookeeper_client::{Client, Error};
+use zookeeper_client::{Client, Error, SessionState};
 
 use super::{
     link::{Link, REQUEST_TIMEOUT, within},
@@ -42,36 +42,52 @@ impl Leases {
         let time = Duration::from_secs(u64::from(ttl_s.max(1)));
         let begun = Instant::now();
         // One that is granted and not heard of ends by itself.
-        let client = self.link.connect_lease(time).await.map_err(|error| self.link.explain(&error))?;
+        let client = self.link.connect_lease(time, None).await.map_err(|error| self.link.explain(&error))?;
         let id = client.session_id().0;
         self.with(|held| held.insert(id, Lease { client, time, ends: begun + time }));
         tokio::spawn(end_in_time(Arc::downgrade(self), id));
         Ok(LeaseId(id))
     }
 
-    /// The session of a lease that has not ended as far as is known here.
-    pub(super) fn client(&self, lease: LeaseId) -> Option<Client> {
-        self.with(|held| held.get(&lease.0).map(|lease| lease.client.clone()))
+    /// The session of a lease that has not ended as far as is known, with a connection. One that has lost its own is given another at once:
+    /// the crate's next try may come too late for the lease.
+    pub(super) async fn client(&self, lease: LeaseId) -> Result<Client, StoreError> {
+        let found = self.with(|held| held.get(&lease.0).map(|lease| (lease.client.clone(), lease.time)));
+        let (client, time) = found.ok_or(StoreError::LeaseGone(lease))?;
+        if client.state() == SessionState::SyncConnected {
+            return Ok(client);
+        }
+        let again = within(self.link.connect_lease(time, Some(client.session().clone()))).await;
+        let again = again.map_err(|error| self.explain(lease, &error))?;
+        let held = self.with(|held| {
+            held.get_mut(&lease.0)?.client.clone_from(&again);
+            Some(())
+        });
+        held.map(|()| again).ok_or(StoreError::LeaseGone(lease))
     }
 
     pub(super) async fn renew(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let client = self.client(lease).ok_or(StoreError::LeaseGone(lease))?;
         let begun = Instant::now();
+        let client = self.client(lease).await?;
         // It goes to the leader, which knows whether the session is alive.
-        match within(client.sync(&node::counter(&self.link.root))).await {
-            Ok(()) => {
-                let renewed = self.with(|held| {
-                    let lease = held.get_mut(&lease.0)?;
-                    lease.ends = begun + lease.time;
-                    Some(())
-                });
-                renewed.ok_or(StoreError::LeaseGone(lease))
-            }
-            Err(Error::SessionExpired | Error::ClientClosed) => {
+        let alive = within(client.sync(&node::counter(&self.link.root))).await;
+        alive.map_err(|error| self.explain(lease, &error))?;
+        let renewed = self.with(|held| {
+            let lease = held.get_mut(&lease.0)?;
+            lease.ends = begun + lease.time;
+            Some(())
+        });
+        renewed.ok_or(StoreError::LeaseGone(lease))
+    }
+
+    /// What a failure of a lease's session means; one that has ended is forgotten.
+    pub(super) fn explain(&self, lease: LeaseId, error: &Error) -> StoreError {
+        match error {
+            Error::SessionExpired | Error::ClientClosed => {
                 self.with(|held| held.remove(&lease.0));
-                Err(StoreError::LeaseGone(lease))
+                StoreError::LeaseGone(lease)
             }
-            Err(error) => Err(self.link.explain(&error)),
+            error => self.link.explain(error),
         }
     }
 
@@ -85,7 +101,7 @@ impl Leases {
     /// Only one that is not detached can be closed: the session is taken over by such a client.
     async fn close(&self, client: Client, time: Duration) -> Result<(), Error> {
         let session = client.into_session();
-        let client = match self.link.connect_again(session, time).await {
+        let client = match self.link.connect_to_close(session, time).await {
             Ok(client) => client,
             Err(Error::SessionExpired) => return Ok(()),
             Err(error) => return Err(error),

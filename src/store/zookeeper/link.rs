@@ -58,14 +58,17 @@ impl Link {
         connect(connector, &self.servers).await
     }
 
-    /// A session for keys that live with it, which nobody's end ends but the server's clock.
-    pub(super) async fn connect_lease(&self, timeout: Duration) -> Result<Client, Error> {
-        let connector = self.connector(timeout).await?.with_detached();
+    /// A session for keys that live with it, which nobody's end ends but the server's clock; or another connection for such a one.
+    pub(super) async fn connect_lease(&self, timeout: Duration, session: Option<SessionInfo>) -> Result<Client, Error> {
+        let mut connector = self.connector(timeout).await?.with_detached();
+        if let Some(session) = session {
+            connector = connector.with_session(session);
+        }
         connect(connector, &self.servers).await
     }
 
-    /// The same session on another connection; it ends with its last user.
-    pub(super) async fn connect_again(&self, session: SessionInfo, timeout: Duration) -> Result<Client, Error> {
+    /// A lease's session on another connection, by which it ends with its last user.
+    pub(super) async fn connect_to_close(&self, session: SessionInfo, timeout: Duration) -> Result<Client, Error> {
         let connector = self.connector(timeout).await?.with_session(session);
         connect(connector, &self.servers).await
     }

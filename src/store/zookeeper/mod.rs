@@ -6,7 +6,7 @@
 //! - **Every commit counts up one node** (`ROOT/%revision`) in its multi, at the version that it was seen with. Commits are
 //!   therefore in one order, and whatever was read of other nodes after the counter still holds when the multi succeeds: compares
 //!   are decided here, not by ZooKeeper's `check`. A counter that another commit was quicker at is looked at again, and is no
-//!   conflict. The price: commits of the whole cluster follow each other, at one round trip each.
+//!   conflict. The price: commits of the whole cluster follow each other, at two round trips each.
 //! - **A revision is a zxid**, ZooKeeper's number of a write. A key's version is its node's mzxid, which never repeats; a commit's is
 //!   the counter's. What only the end of a session changes shows in the pzxid of the folder. So revisions of entries, snapshots
 //!   and changes can be compared with each other, and what others write in the same ensemble leaves gaps in them, no more.
@@ -20,7 +20,7 @@
 //!
 //! Tasks: the crate has one a session, which ends with the session's last user; each lease and each remembered reading has one
 //! that waits for its time. A lost connection ends all watches, because ZooKeeper does not tell a recursive watch afterwards what
-//! it missed (ZOOKEEPER-4698); requests go on over the next one. An answer that was lost is [`StoreError::Unavailable`].
+//! it missed (ZOOKEEPER-4698); the next request makes a new one. An answer that was lost is [`StoreError::Unavailable`].
 
 mod commit;
 mod lease;
@@ -37,7 +37,7 @@ use std::{
 };
 
 use tokio::{sync, time::timeout};
-use zookeeper_client::{Client, Error};
+use zookeeper_client::{Client, Error, SessionState};
 
 use self::{
     lease::Leases,
@@ -49,7 +49,7 @@ use crate::store::{StoreError, StoreUrl};
 /// A client of one ZooKeeper ensemble.
 pub struct ZooKeeperClient {
     link: Arc<Link>,
-    /// The session of everything but leases. It is made at the first request, and again after it has expired.
+    /// The session of everything but leases. It is made at the first request, and again when its connection is lost.
     session: Mutex<Option<Client>>,
     /// Held while it is made.
     connecting: sync::Mutex<()>,
@@ -92,18 +92,15 @@ impl ZooKeeperClient {
         made.await.unwrap_or(Err(Error::Timeout)).map_err(|error| self.link.explain(&error))
     }
 
+    /// One that has lost its connection is given up: its watches have ended, and a new one is quicker than the crate's next try.
     fn connected(&self) -> Option<Client> {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        session.clone().filter(|client| !client.state().is_terminated())
+        session.clone().filter(|client| client.state() == SessionState::SyncConnected)
     }
 
     /// The next request takes a new session; what is under way on this one goes on.
     fn forget_session(&self) {
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.folders.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    fn explain(&self, error: &Error) -> StoreError {
-        self.link.explain(error)
     }
 }
