@@ -247,6 +247,49 @@ async fn a_watch_ends_with_the_connection_and_the_lease_does_not() {
     assert_eq!(next(&mut watch).await, ["-/leased"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_ensemble_that_loses_its_leader() {
+    const ROUNDS: usize = 30;
+    let mut servers = RealZooKeeper::start_all(3).await;
+    let endpoints: Vec<String> = servers.iter().map(RealZooKeeper::endpoint).collect();
+    // What one server has confirmed is seen by whoever asks another one, which may be behind.
+    let each: Vec<Arc<dyn Store>> = endpoints.iter().map(|endpoint| client(&format!("zk://{endpoint}/weft"))).collect();
+    let mut version = put(&each[0], "/k", "", None).await.unwrap();
+    for round in 0..ROUNDS {
+        let store = &each[round % 3];
+        assert_eq!(store.snapshot("/k").await.unwrap().entries[0].version, version);
+        let transaction = Transaction {
+            compares: vec![Compare::Unchanged("/k".to_owned(), version)],
+            writes: vec![Write::Put { key: "/k".to_owned(), value: round.to_string().into_bytes(), lease: None }],
+        };
+        let Outcome::Committed(now) = each[(round + 1) % 3].commit(transaction).await.unwrap() else {
+            panic!("round {round}: nobody else writes")
+        };
+        version = now;
+    }
+
+    let store = client(&format!("zk://{}/weft", endpoints.join(",")));
+    let lease = store.grant_lease(20).await.unwrap();
+    put(&store, "/leased", "", Some(lease)).await.unwrap();
+    let until = Instant::now() + BOUND;
+    for server in &mut servers {
+        if server.mode().await.as_deref() == Some("leader") {
+            server.stop();
+        }
+    }
+    let after = loop {
+        match put(&store, "/after", "", None).await {
+            Ok(revision) => break revision,
+            Err(error) => assert!(matches!(error, StoreError::Unavailable { .. }) && Instant::now() < until, "{error}"),
+        }
+    };
+    assert!(after > version, "{after:?} {version:?}");
+    while let Err(error) = store.renew_lease(lease).await {
+        assert!(matches!(error, StoreError::Unavailable { .. }) && Instant::now() < until, "{error}");
+    }
+    assert_eq!(keys(&store, "/").await, ["/after", "/k", "/leased"]);
+}
+
 fn client(url: &str) -> Arc<dyn Store> {
     connect(&url.parse::<StoreUrl>().unwrap()).unwrap()
 }
