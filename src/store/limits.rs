@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use super::{StoreError, Transaction, Write};
+use super::{Compare, StoreError, Transaction, Write};
 
-/// The largest value, in bytes. Records are hundreds of bytes; etcd's own limit is 1.5 MiB for a whole request.
-pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// The largest value, in bytes. Records are hundreds of bytes, reports of a busy node some thousand; the tightest store is Consul.
+pub const VALUE_BYTES_MAX: usize = 256 * 1024;
 
-/// The most compares, and the most writes, of one transaction: etcd's default for `--max-txn-ops`.
-pub const OPERATIONS_MAX: usize = 128;
+/// The most compares, and the most writes, of one transaction. Consul takes 64 operations, and a write can be two of them; etcd's
+/// own default is 128 (`--max-txn-ops`).
+pub const OPERATIONS_MAX: usize = 20;
 
-/// The most bytes of keys and values in one transaction: etcd's default for `--max-request-bytes`.
-pub const TRANSACTION_BYTES_MAX: usize = 1536 * 1024;
+/// The most bytes of keys and values in one transaction. Consul takes 512 KiB of JSON (`txn_max_req_len`), where values are base64,
+/// a third longer; ZooKeeper takes 1 MiB (`jute.maxbuffer`), etcd 1.5 MiB (`--max-request-bytes`).
+pub const TRANSACTION_BYTES_MAX: usize = 320 * 1024;
 
 /// Refuses what can never succeed: an empty key, too much of something, or one key written twice (etcd refuses that too,
 /// because the outcome would hang on the order).
@@ -24,7 +26,10 @@ pub(super) fn check(transaction: &Transaction) -> Result<(), StoreError> {
             )));
         }
     }
-    let mut bytes = 0;
+    let compared = compares.iter().map(|compare| match compare {
+        Compare::Absent(key) | Compare::Unchanged(key, _) => key.len(),
+    });
+    let mut bytes = compared.sum::<usize>();
     let mut written = BTreeSet::new();
     for write in writes {
         let (key, value_bytes) = match write {

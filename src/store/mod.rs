@@ -1,5 +1,6 @@
 //! The shared key-value store behind one trait: ordered keys, versions, compare-and-swap, watches, leases.
 
+pub mod consul;
 pub mod embedded;
 pub mod etcd;
 pub mod limits;
@@ -102,8 +103,7 @@ pub enum Event {
     },
 }
 
-/// All changes of one or more revisions, whole revisions only. What a backend without a past ([`zookeeper`]) tells of several
-/// writes of one key is the last one.
+/// All changes of one or more revisions, whole revisions only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changes {
     /// The revision reached with them.
@@ -143,9 +143,7 @@ pub enum StoreError {
 pub fn connect(url: &StoreUrl) -> Result<Arc<dyn Store>, StoreError> {
     let store: Arc<dyn Store> = match url.backend {
         Backend::Member | Backend::Etcd => Arc::new(etcd::EtcdClient::new(url)?),
-        Backend::Consul => {
-            return Err(StoreError::Refused(format!("this weft speaks no {}", url.backend.scheme())));
-        }
+        Backend::Consul => Arc::new(consul::ConsulClient::new(url)?),
         // It keeps all that it makes under the prefix, not its keys alone.
         Backend::ZooKeeper => return Ok(Arc::new(zookeeper::ZooKeeperClient::new(url)?)),
         Backend::Embedded => {
@@ -164,15 +162,20 @@ pub trait Store: Send + Sync {
     /// All keys that begin with `prefix`, at one revision.
     async fn snapshot(&self, prefix: &str) -> Result<Snapshot, StoreError>;
 
-    /// Every change under `prefix` after revision `after`, none left out, none twice. [`StoreError::Compacted`] if the store
-    /// no longer has them: the caller takes a snapshot and starts again from it. A backend without a past has only those since one
-    /// of the last snapshots of the same prefix, and of several writes of a key between two looks only the last.
+    /// What changed under `prefix` after revision `after`: whoever applies all of it to a snapshot has every later snapshot, none
+    /// left out. A store with a history tells every change once. One that only shows what is there ([`consul`], [`zookeeper`]) tells of several
+    /// changes to a key the last, and nothing of a key that came and went in between.
+    ///
+    /// [`StoreError::Compacted`] if the store no longer knows what was there at `after`: the caller takes a snapshot and starts
+    /// again from it. The revision of the newest snapshot of this prefix or a wider one by the same client is known, to the first who
+    /// watches from it within seconds.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
 
     /// All or nothing. A caller that got [`StoreError::Unavailable`] does not know whether it was carried out.
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
 
-    /// A new lease that ends `ttl_s` seconds after its last renewal.
+    /// A new lease that ends `ttl_s` seconds after its last renewal. Consul takes no less than 10 s, and ends a lease only within that
+    /// time again. ZooKeeper ends that of a process that died after 4 to 40 s by default, whatever was asked for beyond.
     async fn grant_lease(&self, ttl_s: u32) -> Result<LeaseId, StoreError>;
 
     /// Renews a lease once; [`StoreError::LeaseGone`] if it has ended.

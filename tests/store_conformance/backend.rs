@@ -6,14 +6,18 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, process::Command, sync::oneshot};
 use weft::store::{
     LeaseId, Outcome, Revision, Store, StoreUrl, Transaction, Watch, Write,
+    consul::ConsulClient,
     embedded::Embedded,
     etcd::{EtcdClient, EtcdServer},
-    limits,
     memory::MemoryStore,
     zookeeper::ZooKeeperClient,
 };
 
-use crate::{real_etcd::RealEtcd, real_zookeeper::RealZooKeeper};
+use crate::{
+    real_consul::{RealConsul, own_address},
+    real_etcd::RealEtcd,
+    real_zookeeper::RealZooKeeper,
+};
 
 /// Which store.
 #[derive(Debug, Clone, Copy)]
@@ -22,19 +26,22 @@ pub(crate) enum Kind {
     Embedded,
     EtcdOverEmbedded,
     Etcd,
+    Consul,
     ZooKeeper,
 }
 
-/// What all cases of a run share: a Java machine is slow to start and large.
+/// A server that all cases of one kind share, each under its own prefix: the second is slow to start, and no case minds the others.
 pub(crate) enum Shared {
-    Nothing,
+    None,
+    Consul(RealConsul),
     ZooKeeper(RealZooKeeper),
 }
 
 impl Shared {
     pub(crate) async fn start(kind: Kind) -> Self {
         match kind {
-            Kind::Memory | Kind::Embedded | Kind::EtcdOverEmbedded | Kind::Etcd => Self::Nothing,
+            Kind::Memory | Kind::Embedded | Kind::EtcdOverEmbedded | Kind::Etcd => Self::None,
+            Kind::Consul => Self::Consul(RealConsul::start(own_address(), "").await),
             Kind::ZooKeeper => Self::ZooKeeper(RealZooKeeper::start().await),
         }
     }
@@ -51,37 +58,27 @@ pub(crate) struct Backend {
 /// What must live as long as the store.
 enum Held {
     Memory(Arc<MemoryStore>),
-    Directory {
-        _directory: TempDir,
-    },
-    Server {
-        _directory: TempDir,
-        _stop: oneshot::Sender<()>,
-    },
+    Directory { _directory: TempDir },
+    Server { _directory: TempDir, _stop: oneshot::Sender<()> },
     Etcd(RealEtcd),
-    /// A root of its own on the shared server.
-    Root,
+    Consul,
+    ZooKeeper,
 }
 
 impl Backend {
     pub(crate) async fn start(kind: Kind, shared: &Shared, case: &str) -> Self {
         let prefix = format!("/{}-{}/", case.replace(' ', "-"), std::process::id());
-        let (store, held): (Arc<dyn Store>, _) = match (kind, shared) {
-            (Kind::ZooKeeper, Shared::ZooKeeper(server)) => {
-                let url = format!("zk://{}{}", server.endpoint(), prefix.trim_end_matches('/')).parse().unwrap();
-                (Arc::new(ZooKeeperClient::new(&url).unwrap()), Held::Root)
-            }
-            (Kind::ZooKeeper, Shared::Nothing) => panic!("no server was started"),
-            (Kind::Memory, _) => {
+        let (store, held): (Arc<dyn Store>, _) = match kind {
+            Kind::Memory => {
                 let store = Arc::new(MemoryStore::new());
                 (Arc::clone(&store) as _, Held::Memory(store))
             }
-            (Kind::Embedded, _) => {
+            Kind::Embedded => {
                 let directory = TempDir::new().unwrap();
                 let store = Embedded::open(directory.path()).await.unwrap();
                 (Arc::new(store), Held::Directory { _directory: directory })
             }
-            (Kind::EtcdOverEmbedded, _) => {
+            Kind::EtcdOverEmbedded => {
                 let directory = TempDir::new().unwrap();
                 let embedded = Arc::new(Embedded::open(directory.path()).await.unwrap());
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -93,10 +90,21 @@ impl Backend {
                 let client = EtcdClient::new(&StoreUrl::member(endpoint)).unwrap();
                 (Arc::new(client), Held::Server { _directory: directory, _stop: stop })
             }
-            (Kind::Etcd, _) => {
+            Kind::Etcd => {
                 let etcd = RealEtcd::start().await;
                 let client = EtcdClient::new(&format!("etcd://{}", etcd.endpoint()).parse().unwrap()).unwrap();
                 (Arc::new(client), Held::Etcd(etcd))
+            }
+            Kind::Consul => {
+                let Shared::Consul(consul) = shared else { panic!("Consul was not started") };
+                let client = ConsulClient::new(&format!("consul://{}", consul.endpoint()).parse().unwrap()).unwrap();
+                (Arc::new(client), Held::Consul)
+            }
+            Kind::ZooKeeper => {
+                let Shared::ZooKeeper(server) = shared else { panic!("ZooKeeper was not started") };
+                // A root of its own: under a common one the commits of all cases would follow each other.
+                let url = format!("zk://{}{}", server.endpoint(), prefix.trim_end_matches('/'));
+                (Arc::new(ZooKeeperClient::new(&url.parse().unwrap()).unwrap()), Held::ZooKeeper)
             }
         };
         Self { store, prefix, held }
@@ -106,21 +114,23 @@ impl Backend {
         format!("{}{name}", self.prefix)
     }
 
-    /// Whether it can tell every single change since any revision that it was not made to forget. One that cannot tells of several
-    /// writes of a key the last, in an order of its own, and only since a snapshot.
-    pub(crate) fn has_past(&self) -> bool {
+    /// Whether a watch tells every change, from any revision that is not forgotten. If not, it may tell the last of several, in any order
+    /// within one [`weft::store::Changes`], and begins at a snapshot's revision.
+    pub(crate) fn has_history(&self) -> bool {
         match self.held {
             Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => true,
-            Held::Root => false,
+            Held::Consul | Held::ZooKeeper => false,
         }
     }
 
-    /// The largest value that it takes.
-    pub(crate) fn value_bytes_max(&self) -> usize {
+    /// How long after its time a lease of three seconds may end on a busy machine.
+    pub(crate) fn lease_delay_max(&self) -> Duration {
         match self.held {
-            Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => limits::VALUE_BYTES_MAX,
-            // With its key and what else a request has.
-            Held::Root => 999_000,
+            Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::ZooKeeper => {
+                Duration::from_secs(12)
+            }
+            // It takes ten for three, and as much again.
+            Held::Consul => Duration::from_secs(35),
         }
     }
 
@@ -128,7 +138,9 @@ impl Backend {
     pub(crate) async fn pass(&self, time: Duration) {
         match &self.held {
             Held::Memory(store) => store.advance(u32::try_from(time.as_secs().max(1)).unwrap()),
-            Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::Root => tokio::time::sleep(time).await,
+            Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::Consul | Held::ZooKeeper => {
+                tokio::time::sleep(time).await;
+            }
         }
     }
 
@@ -136,7 +148,6 @@ impl Backend {
     pub(crate) async fn forget(&self, after: Revision) {
         match &self.held {
             Held::Memory(store) => store.compact(Revision(after.0 + 2)),
-            Held::Root => {}
             // The embedded store forgets by itself, when enough was written.
             Held::Directory { .. } | Held::Server { .. } => {
                 let writers = (0..128).map(|writer| {
@@ -156,6 +167,8 @@ impl Backend {
                 let done = done.expect("there is no `etcdctl` on the path: `cargo xtask setup` installs it");
                 assert!(done.status.success(), "etcdctl {}: {done:?}", words.join(" "));
             }
+            // It never knew it: nobody has looked then.
+            Held::Consul | Held::ZooKeeper => {}
         }
     }
 

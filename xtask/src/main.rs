@@ -12,6 +12,7 @@ mod progress;
 mod setup;
 mod test;
 mod tidy;
+mod unpacked;
 
 use std::{
     path::{Path, PathBuf},

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::no_arguments;
+use crate::{no_arguments, unpacked};
 
 /// What the tools are wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +74,15 @@ pub(crate) fn ensure_tools(purpose: For) -> Result<()> {
         "the namespace scenarios need root, and a test run without them proves little: run it as root \
          (`sudo -E env PATH=$PATH cargo xtask test`)"
     );
+    install(&tools)?;
+    unpacked::ensure_programs()
+}
+
+/// Installs what is missing of `tools`.
+fn install(tools: &[&Tool]) -> Result<()> {
     let missing: Vec<&Tool> = tools.iter().copied().filter(|(program, ..)| !on_path(program)).collect();
     if missing.is_empty() {
-        println!("    every tool is there: {}", names(tools.into_iter()));
+        println!("    every tool is there: {}", names(tools.iter().copied()));
         return Ok(());
     }
     let mut packages: Vec<&str> = missing.iter().map(|(_, package, _)| *package).collect();

@@ -12,15 +12,15 @@ use crate::{
     },
     mesh,
     model::{Cluster, Node, NodeId},
-    store::{Compare, Outcome, Store, Transaction, Write, record},
+    store::{Compare, Outcome, Store, Transaction, Write, limits::OPERATIONS_MAX, record},
 };
 
 /// A label's key and value are words on a screen, not documents.
 const LABEL_LEN_MAX: usize = 128;
 /// Labels of one node.
 const LABELS_MAX: usize = 64;
-/// Deletions in one transaction; etcd's own bound is 128 operations.
-pub(super) const DELETIONS_MAX: usize = 100;
+/// Deletions in one transaction: what a store takes, less the two writes that may come with them.
+pub(super) const DELETIONS_MAX: usize = OPERATIONS_MAX - 2;
 
 pub(super) fn list(member: &Member) -> Result<Vec<NodeView>, Refusal> {
     let cluster = lookup::cluster(member)?;

@@ -24,13 +24,6 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait before the next try; the first is a sixteenth of it.
 const WAIT_MS_MAX: u32 = 64;
 
-/// The most bytes of one request, where ZooKeeper's own limit (jute.maxbuffer) is 1,048,575 and its messages between servers need
-/// some for themselves.
-const REQUEST_BYTES_MAX: usize = 1_000_000;
-
-/// What one operation takes beside its path and data: headers, and the ACL of a node that is made.
-const STEP_BYTES: usize = 96;
-
 /// The nodes that a transaction hangs on.
 struct Nodes {
     /// Those of its keys.
@@ -103,11 +96,10 @@ impl ZooKeeperClient {
         }
     }
 
-    /// The nodes that decide. What can never fit is refused.
+    /// The nodes that decide.
     fn nodes_of(&self, transaction: &Transaction) -> Result<Nodes, StoreError> {
         let root = &self.link.root;
         let mut nodes = Nodes { keys: BTreeSet::new(), folders: BTreeSet::new() };
-        let mut bytes = STEP_BYTES;
         let written = transaction.writes.iter().map(plan::key_of);
         let compared = transaction.compares.iter().map(|compare| match compare {
             Compare::Absent(key) | Compare::Unchanged(key, _) => key.as_str(),
@@ -115,20 +107,13 @@ impl ZooKeeperClient {
         for key in compared.chain(written) {
             let node = node::of_key(root, key)
                 .ok_or_else(|| StoreError::Refused(format!("the key {key:?} does not begin with a slash")))?;
-            bytes += node.len() + STEP_BYTES;
             nodes.keys.insert(node);
         }
         for write in &transaction.writes {
-            if let Write::Put { key, value, .. } = write {
+            if let Write::Put { key, .. } = write {
                 let node = node::of_key(root, key).unwrap_or_default();
-                bytes += value.len();
                 nodes.folders.extend(node::folders_above(root, &node).map(str::to_owned));
             }
-        }
-        if bytes > REQUEST_BYTES_MAX {
-            return Err(StoreError::Refused(format!(
-                "the transaction has {bytes} bytes; {REQUEST_BYTES_MAX} is the most that ZooKeeper takes at once"
-            )));
         }
         Ok(nodes)
     }
