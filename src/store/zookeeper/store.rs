@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream;
 
-use super::{ZooKeeperClient, reading::Reading};
+use super::{ZooKeeperClient, link::within, node, reading::Reading};
 use crate::store::{LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch};
 
 #[async_trait]
@@ -23,6 +23,12 @@ impl Store for ZooKeeperClient {
             reading
         } else {
             let client = self.client().await?;
+            // Told at once where it can be: whoever asks has to read everything anyway.
+            let counted = within(client.check_stat(&node::counter(&self.link.root))).await;
+            let counted = counted.map_err(|error| self.link.explain(&error))?;
+            if counted.is_some_and(|stat| stat.mzxid.cast_unsigned() > after.0) {
+                return Err(StoreError::Compacted(after));
+            }
             let (reading, _entries) = Reading::begin(Arc::clone(&self.link), client, prefix).await?;
             if reading.revision > after {
                 return Err(StoreError::Compacted(after));
