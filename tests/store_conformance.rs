@@ -1,5 +1,5 @@
 //! One list of cases that every store must pass: in memory, in a file, over the etcd protocol, and
-//! a real etcd, which shows that the cases ask for what etcd does, and a real Consul.
+//! a real etcd, which shows that the cases ask for what etcd does, a real Consul, and a real ZooKeeper.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -11,6 +11,8 @@ mod cases;
 mod real_consul;
 #[path = "store_conformance/real_etcd.rs"]
 mod real_etcd;
+#[path = "store_conformance/real_zookeeper.rs"]
+mod real_zookeeper;
 
 use backend::{Backend, Kind, Shared};
 use cases::CASES;
@@ -38,6 +40,11 @@ async fn etcd_client_over_etcd() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn consul() {
     run(Kind::Consul).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn zookeeper() {
+    run(Kind::ZooKeeper).await;
 }
 
 /// Runs all cases at once, each on a store of its own, or under a prefix of its own in one.

@@ -12,7 +12,7 @@ pub const VALUE_BYTES_MAX: usize = 256 * 1024;
 pub const OPERATIONS_MAX: usize = 20;
 
 /// The most bytes of keys and values in one transaction. Consul takes 512 KiB of JSON (`txn_max_req_len`), where values are base64,
-/// a third longer; `ZooKeeper` takes 1 MiB (`jute.maxbuffer`), etcd 1.5 MiB (`--max-request-bytes`).
+/// a third longer; ZooKeeper takes 1 MiB (`jute.maxbuffer`), etcd 1.5 MiB (`--max-request-bytes`).
 pub const TRANSACTION_BYTES_MAX: usize = 320 * 1024;
 
 /// Refuses what can never succeed: an empty key, too much of something, or one key written twice (etcd refuses that too,

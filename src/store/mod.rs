@@ -8,6 +8,7 @@ pub mod memory;
 mod prefixed;
 pub mod record;
 mod url;
+pub mod zookeeper;
 
 use std::sync::Arc;
 
@@ -146,9 +147,8 @@ pub fn connect(url: &StoreUrl, credentials: &Arc<Credentials>) -> Result<Arc<dyn
         Backend::Member => Arc::new(etcd::EtcdClient::of_member(url, Arc::clone(credentials))?),
         Backend::Etcd => Arc::new(etcd::EtcdClient::new(url)?),
         Backend::Consul => Arc::new(consul::ConsulClient::new(url)?),
-        Backend::ZooKeeper => {
-            return Err(StoreError::Refused(format!("this weft speaks no {}", url.backend.scheme())));
-        }
+        // It keeps all that it makes under the prefix, not its keys alone.
+        Backend::ZooKeeper => return Ok(Arc::new(zookeeper::ZooKeeperClient::new(url)?)),
         Backend::Embedded => {
             return Err(StoreError::Refused("the embedded store is opened by its own node".to_owned()));
         }
@@ -166,18 +166,19 @@ pub trait Store: Send + Sync {
     async fn snapshot(&self, prefix: &str) -> Result<Snapshot, StoreError>;
 
     /// What changed under `prefix` after revision `after`: whoever applies all of it to a snapshot has every later snapshot, none
-    /// left out. A store with a history tells every change once. One that only shows what is there ([`consul`]) tells of several
+    /// left out. A store with a history tells every change once. One that only shows what is there ([`consul`], [`zookeeper`]) tells of several
     /// changes to a key the last, and nothing of a key that came and went in between.
     ///
     /// [`StoreError::Compacted`] if the store no longer knows what was there at `after`: the caller takes a snapshot and starts
-    /// again from it. The revision of the newest snapshot of this prefix or a wider one by the same client is known.
+    /// again from it. The revision of the newest snapshot of this prefix or a wider one by the same client is known, to the first who
+    /// watches from it within seconds.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
 
     /// All or nothing. A caller that got [`StoreError::Unavailable`] does not know whether it was carried out.
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
 
     /// A new lease that ends `ttl_s` seconds after its last renewal. Consul takes no less than 10 s, and ends a lease only within that
-    /// time again.
+    /// time again. ZooKeeper ends that of a process that died after 4 to 40 s by default, whatever was asked for beyond.
     async fn grant_lease(&self, ttl_s: u32) -> Result<LeaseId, StoreError>;
 
     /// Renews a lease once; [`StoreError::LeaseGone`] if it has ended.

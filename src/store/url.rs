@@ -22,7 +22,7 @@ pub enum Backend {
     Etcd,
     /// A Consul agent.
     Consul,
-    /// A `ZooKeeper` ensemble.
+    /// A ZooKeeper ensemble.
     ZooKeeper,
 }
 

@@ -10,11 +10,13 @@ use weft::store::{
     embedded::Embedded,
     etcd::{EtcdClient, EtcdServer},
     memory::MemoryStore,
+    zookeeper::ZooKeeperClient,
 };
 
 use crate::{
     real_consul::{RealConsul, own_address},
     real_etcd::RealEtcd,
+    real_zookeeper::RealZooKeeper,
 };
 
 /// Which store.
@@ -25,12 +27,14 @@ pub(crate) enum Kind {
     EtcdOverEmbedded,
     Etcd,
     Consul,
+    ZooKeeper,
 }
 
 /// A server that all cases of one kind share, each under its own prefix: the second is slow to start, and no case minds the others.
 pub(crate) enum Shared {
     None,
     Consul(RealConsul),
+    ZooKeeper(RealZooKeeper),
 }
 
 impl Shared {
@@ -38,6 +42,7 @@ impl Shared {
         match kind {
             Kind::Memory | Kind::Embedded | Kind::EtcdOverEmbedded | Kind::Etcd => Self::None,
             Kind::Consul => Self::Consul(RealConsul::start(own_address(), "").await),
+            Kind::ZooKeeper => Self::ZooKeeper(RealZooKeeper::start().await),
         }
     }
 }
@@ -57,6 +62,7 @@ enum Held {
     Server { _directory: TempDir, _stop: oneshot::Sender<()> },
     Etcd(RealEtcd),
     Consul,
+    ZooKeeper,
 }
 
 impl Backend {
@@ -94,6 +100,12 @@ impl Backend {
                 let client = ConsulClient::new(&format!("consul://{}", consul.endpoint()).parse().unwrap()).unwrap();
                 (Arc::new(client), Held::Consul)
             }
+            Kind::ZooKeeper => {
+                let Shared::ZooKeeper(server) = shared else { panic!("ZooKeeper was not started") };
+                // A root of its own: under a common one the commits of all cases would follow each other.
+                let url = format!("zk://{}{}", server.endpoint(), prefix.trim_end_matches('/'));
+                (Arc::new(ZooKeeperClient::new(&url.parse().unwrap()).unwrap()), Held::ZooKeeper)
+            }
         };
         Self { store, prefix, held }
     }
@@ -107,14 +119,16 @@ impl Backend {
     pub(crate) fn has_history(&self) -> bool {
         match self.held {
             Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => true,
-            Held::Consul => false,
+            Held::Consul | Held::ZooKeeper => false,
         }
     }
 
     /// How long after its time a lease of three seconds may end on a busy machine.
     pub(crate) fn lease_delay_max(&self) -> Duration {
         match self.held {
-            Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => Duration::from_secs(12),
+            Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::ZooKeeper => {
+                Duration::from_secs(12)
+            }
             // It takes ten for three, and as much again.
             Held::Consul => Duration::from_secs(35),
         }
@@ -124,7 +138,7 @@ impl Backend {
     pub(crate) async fn pass(&self, time: Duration) {
         match &self.held {
             Held::Memory(store) => store.advance(u32::try_from(time.as_secs().max(1)).unwrap()),
-            Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::Consul => {
+            Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::Consul | Held::ZooKeeper => {
                 tokio::time::sleep(time).await;
             }
         }
@@ -154,7 +168,7 @@ impl Backend {
                 assert!(done.status.success(), "etcdctl {}: {done:?}", words.join(" "));
             }
             // It never knew it: nobody has looked then.
-            Held::Consul => {}
+            Held::Consul | Held::ZooKeeper => {}
         }
     }
 

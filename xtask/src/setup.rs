@@ -20,7 +20,7 @@ pub(crate) enum For {
     Bench,
 }
 
-/// A program, the Debian package that has it, and who needs it.
+/// A program or a file, the Debian package that has it, and who needs it.
 type Tool = (&'static str, &'static str, &'static str);
 
 /// etcd itself. Debian starts it as a service and at every boot, which the tests do not want: each starts its own.
@@ -36,6 +36,9 @@ const TOOLS: &[Tool] = &[
     ("kdig", "knot-dnsutils", "asks the nodes for names, another client"),
     ("etcdctl", "etcd-client", "the real client against the embedded store"),
     ("etcd", SERVER_PACKAGE, "the reference that the stores and their protocol are held against"),
+    ("java", "default-jre-headless", "runs ZooKeeper"),
+    // The library alone: the packages around it would add a user, a service and a desktop program.
+    ("/usr/share/java/zookeeper.jar", "libzookeeper-java", "ZooKeeper itself, which the store there is tested with"),
     ("cc", "gcc", "links every program"),
 ];
 
@@ -172,7 +175,8 @@ fn names<'a>(tools: impl Iterator<Item = &'a Tool>) -> String {
     tools.map(|(program, ..)| *program).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether the shell would find `program`. Debian keeps `ip` and `nft` in /usr/sbin, which is on root's path.
+/// Whether the shell would find `program`, or it is a file's whole path. Debian keeps `ip` and `nft` in /usr/sbin, which is on
+/// root's path.
 pub(crate) fn on_path(program: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
