@@ -165,6 +165,37 @@ fn a_removed_node_is_cut_off_at_once_and_nobody_else_is() {
     });
 }
 
+#[test]
+fn a_cluster_over_etcd_is_joined_in_the_same_words() {
+    scenario(3, |topology| {
+        for host in topology.hosts().iter().rev() {
+            host.weft_ok("leave")?;
+            ensure!(files(host)?.is_empty(), "what is left on {}: {:?}", host.name(), files(host)?);
+        }
+        let folder = topology.folder().join("etcd");
+        let url = format!("http://{}", topology.host(0).at(2379));
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(&folder).args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let _etcd = topology.host(0).netns().start("etcd", command)?;
+        let [first, second, third] = topology.hosts() else { return Err(anyhow!("not three hosts")) };
+        let store = format!("etcd://{}/team", first.at(2379));
+        wait_until("etcd takes the cluster", NOTICE_BOUND, || first.weft_ok(&format!("init --store {store}")))?;
+        second.weft_ok(&topology.join_words()?)?;
+        // By a node that has nothing to do with the store, and with a token that it has made itself.
+        let (address, _) = token_of(second)?;
+        let token = second.weft_json("token --rotate")?;
+        let token = token["token"].as_str().ok_or_else(|| anyhow!("{token}"))?;
+        third.weft_ok(&format!("join {address} --token {token}"))?;
+        topology.wait_ready()?;
+        ensure!(third.weft_json("status")?["store"]["url"] == store.as_str(), "{}", third.weft_json("status")?);
+        // Nobody gets at the store by a node's port, with whichever certificate: it is not there.
+        let refused = run(first, &mut etcdctl(first, Some(&tls(first)), "https", "get --prefix /"))?;
+        ensure!(refused.contains("Error") && !refused.contains("/weft/v1"), "{refused}");
+        Ok(())
+    });
+}
+
 /// What is no node of the cluster gets nothing out of `host`'s port, and keeps nobody out.
 fn strangers_at_the_port(host: &Host, foreign: &Path) -> Result<()> {
     let failures = host.metric("weft_peer_handshake_failures")?;
