@@ -13,8 +13,8 @@ use std::{
 use weft::{
     model::{
         Availability, Bind, Block, Cluster, ClusterId, ClusterSettings, Draining, Endpoint, EndpointId, EndpointState,
-        Fault, Fingerprint, HealthCheck, JoinToken, L4, Lb, NetnsRef, Network, NetworkId, Node, NodeId, PortMode, Probe,
-        ProxyMode, ProxyProtocol, PublishedPort, Report, Service, ServiceId, Subnet,
+        Fault, Fingerprint, HealthCheck, JoinToken, L4, Lb, NetnsRef, Network, NetworkId, Node, NodeId, PortMode,
+        Probe, ProxyMode, ProxyProtocol, PublishedPort, Report, Service, ServiceId, Subnet,
     },
     store::{Entry, Revision, Snapshot, record},
 };

@@ -34,7 +34,10 @@ fn cluster(services: u16, replicas: u16, weight: u16) -> Cluster {
         let name = format!("node-{id}").parse().unwrap();
         let addresses = [underlay, format!("2001:db8::{id}").parse().unwrap()].into();
         let (labels, availability) = (BTreeMap::new(), Availability::Active);
-        cluster.nodes.insert(id, Node { id, name, underlay, labels, availability, addresses, fingerprint: Some(fingerprint(id)) });
+        cluster.nodes.insert(
+            id,
+            Node { id, name, underlay, labels, availability, addresses, fingerprint: Some(fingerprint(id)) },
+        );
         cluster.alive.insert(id);
         cluster.trust.admitted.insert(fingerprint(id));
         let open = BTreeMap::from([(EndpointId(7), id.get().into())]);

@@ -21,7 +21,7 @@ use real_consul::{RealConsul, own_address, program};
 const BOUND: Duration = Duration::from_mins(2);
 
 fn connect(url: &str) -> Arc<dyn Store> {
-    store::connect(&url.parse().unwrap()).unwrap()
+    store::connect(&url.parse().unwrap(), None).unwrap()
 }
 
 async fn put(store: &dyn Store, key: &str, lease: Option<LeaseId>) -> Result<Revision, StoreError> {
@@ -110,7 +110,7 @@ async fn tokens() {
     fs::write(&file, "two\nlines").unwrap();
     for path in [file.as_path(), Path::new("/no/such/file")] {
         let url = format!("{place}?token-file={}", path.display());
-        let refused = store::connect(&url.parse().unwrap()).err().unwrap().to_string();
+        let refused = store::connect(&url.parse().unwrap(), None).err().unwrap().to_string();
         assert!(refused.contains("token"), "{refused}");
     }
 }
@@ -171,7 +171,7 @@ async fn tls() {
     }
     let said = refusal(connect(&place).snapshot("/weft/").await);
     assert!(said.contains("HTTPS"), "{said}");
-    let refused = store::connect(&format!("{place}?ca=/no/such/file").parse().unwrap()).err().unwrap();
+    let refused = store::connect(&format!("{place}?ca=/no/such/file").parse().unwrap(), None).err().unwrap();
     assert!(refused.to_string().contains("/no/such/file"), "{refused}");
 }
 

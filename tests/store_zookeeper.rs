@@ -291,7 +291,7 @@ async fn an_ensemble_that_loses_its_leader() {
 }
 
 fn client(url: &str) -> Arc<dyn Store> {
-    connect(&url.parse::<StoreUrl>().unwrap()).unwrap()
+    connect(&url.parse::<StoreUrl>().unwrap(), None).unwrap()
 }
 
 async fn put(store: &Arc<dyn Store>, key: &str, value: &str, lease: Option<LeaseId>) -> Result<Revision, StoreError> {

@@ -105,7 +105,7 @@ impl OpenStore {
                 Ok(Self { store: Arc::<Embedded>::clone(&embedded), embedded: Some(embedded) })
             }
             Backend::Member | Backend::Etcd | Backend::Consul | Backend::ZooKeeper => {
-                Ok(Self { store: store::connect(url, credentials)?, embedded: None })
+                Ok(Self { store: store::connect(url, Some(credentials))?, embedded: None })
             }
         }
     }

@@ -253,7 +253,7 @@ fn lock(data_dir: &Path) -> anyhow::Result<Flock<File>> {
 /// Logs go to standard error, which systemd keeps; `WEFT_LOG` sets how much (`info`, `debug`, `weft::agent=debug`).
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("WEFT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,zookeeper_client=warn"));
     // A second initialisation (in a test) keeps the first.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

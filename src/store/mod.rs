@@ -141,10 +141,14 @@ pub enum StoreError {
 
 /// A client of the store that a URL names. It connects at the first request; what can never work fails now.
 ///
-/// `credentials` are this node's, for the store in another node's agent. The embedded store is not reached by a URL: whoever holds it opens it ([`embedded::Embedded::open`]).
-pub fn connect(url: &StoreUrl, credentials: &Arc<Credentials>) -> Result<Arc<dyn Store>, StoreError> {
+/// `credentials` are this node's; only the store in another node's agent asks for them. The embedded store is not reached by a
+/// URL: whoever holds it opens it ([`embedded::Embedded::open`]).
+pub fn connect(url: &StoreUrl, credentials: Option<&Arc<Credentials>>) -> Result<Arc<dyn Store>, StoreError> {
     let store: Arc<dyn Store> = match url.backend {
-        Backend::Member => Arc::new(etcd::EtcdClient::of_member(url, Arc::clone(credentials))?),
+        Backend::Member => {
+            let credentials = credentials.ok_or_else(|| StoreError::Refused(format!("{url} is for members alone")))?;
+            Arc::new(etcd::EtcdClient::of_member(url, Arc::clone(credentials))?)
+        }
         Backend::Etcd => Arc::new(etcd::EtcdClient::new(url)?),
         Backend::Consul => Arc::new(consul::ConsulClient::new(url)?),
         // It keeps all that it makes under the prefix, not its keys alone.

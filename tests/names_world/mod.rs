@@ -32,7 +32,10 @@ pub(crate) fn cluster() -> Cluster {
         let availability = Availability::Active;
         let labels = std::collections::BTreeMap::new();
         let (name, addresses) = (name.parse().unwrap(), std::collections::BTreeSet::new());
-        cluster.nodes.insert(node(id), Node { id: node(id), name, underlay, labels, availability, addresses, fingerprint: None });
+        cluster.nodes.insert(
+            node(id),
+            Node { id: node(id), name, underlay, labels, availability, addresses, fingerprint: None },
+        );
         cluster.alive.insert(node(id));
     }
     for (id, name, prefixes, internal) in [
