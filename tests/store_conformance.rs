@@ -7,11 +7,14 @@
 mod backend;
 #[path = "store_conformance/cases.rs"]
 mod cases;
+#[path = "store_conformance/more_cases.rs"]
+mod more_cases;
 #[path = "store_conformance/real_etcd.rs"]
 mod real_etcd;
 
 use backend::{Backend, Kind};
 use cases::CASES;
+use more_cases::MORE_CASES;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn memory() {
@@ -35,7 +38,7 @@ async fn etcd_client_over_etcd() {
 
 /// Runs all cases at once, each on a store of its own.
 async fn run(kind: Kind) {
-    let cases = CASES.iter().map(|(name, case)| async move {
+    let cases = CASES.iter().chain(MORE_CASES).map(|(name, case)| async move {
         let backend = Backend::start(kind, name).await;
         let ended = tokio::spawn(case(backend)).await;
         ended.err().map(|error| format!("{name} on {kind:?}: {error}"))
