@@ -381,6 +381,7 @@ fn a_record_that_cannot_be_used_disables_its_object_alone() {
             unreadable,
             revision: _,
             settings: _,
+            trust: _,
         } = &cluster;
         let keys: Vec<String> = refused.iter().map(|(key, _)| format!("{}{key}", record::PREFIX)).collect();
         assert_eq!(

@@ -7,14 +7,18 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, prelude::*, sample::select};
 use weft::{
     model::{
-        Availability, Block, Cluster, ClusterId, ClusterSettings, Endpoint, EndpointId, EndpointState, L4, NetnsRef,
-        Network, NetworkId, Node, NodeId, PublishedPort, Report, Service, ServiceId, Subnet,
+        Availability, Block, Cluster, ClusterId, ClusterSettings, Endpoint, EndpointId, EndpointState, Fingerprint,
+        JoinToken, L4, NetnsRef, Network, NetworkId, Node, NodeId, PublishedPort, Report, Service, ServiceId, Subnet,
     },
     store::{Changes, Entry, Event, Revision, Snapshot, record},
 };
 
 fn settings() -> ClusterSettings {
     ClusterSettings { id: ClusterId(7), vxlan_port: 7789, vni: 77, pools: vec![] }
+}
+
+fn fingerprint(id: NodeId) -> Fingerprint {
+    Fingerprint([id.get().to_be_bytes()[1]; 32])
 }
 
 /// A cluster of `services` services with `replicas` replicas each, in one network of both families.
@@ -30,14 +34,23 @@ fn cluster(services: u16, replicas: u16, weight: u16) -> Cluster {
         let name = format!("node-{id}").parse().unwrap();
         cluster.nodes.insert(
             id,
-            Node { id, name, underlay, labels: BTreeMap::new(), availability: Availability::Active, fingerprint: None },
+            Node {
+                id,
+                name,
+                underlay,
+                labels: BTreeMap::new(),
+                availability: Availability::Active,
+                fingerprint: Some(fingerprint(id)),
+            },
         );
         cluster.alive.insert(id);
+        cluster.trust.admitted.insert(fingerprint(id));
         let open = BTreeMap::from([(EndpointId(7), id.get().into())]);
         cluster.reports.insert(id, Report { revision: 4, open });
         let prefix = format!("10.0.{id}.0/26").parse().unwrap();
         cluster.blocks.insert(prefix, Block { network: network_id, prefix, owner: id });
     }
+    cluster.trust.token = Some(JoinToken { hash: [7; 32], sealed: weight.to_be_bytes().to_vec() });
     for index in 0..services {
         let id = ServiceId::new(index + 1).unwrap();
         let port = PublishedPort::new(id.get().try_into().unwrap(), 80.try_into().unwrap(), L4::Tcp);
@@ -81,6 +94,7 @@ fn records(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
         blocks,
         endpoints,
         services,
+        trust,
         revision: _,
         unreadable: _,
     } = cluster;
@@ -90,6 +104,9 @@ fn records(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
     ]);
     records.extend(nodes.values().map(|node| (record::key_of_node(node.id), record::encode_node(node))));
     records.extend(alive.iter().map(|id| (record::key_of_alive(*id), record::encode_alive(&nodes[id].name))));
+    records.extend(trust.token.iter().map(|token| (record::TOKEN_KEY.to_owned(), record::encode_token(token))));
+    let admitted = trust.admitted.iter().map(|key| record::key_of_admitted(*key));
+    records.extend(admitted.map(|key| (key, record::encode_admitted(&"n".parse().unwrap()))));
     records.extend(reports.iter().map(|(id, report)| (record::key_of_report(*id), record::encode_report(report))));
     records
         .extend(networks.values().map(|network| (record::key_of_network(network.id), record::encode_network(network))));
@@ -124,7 +141,8 @@ fn writes() -> impl Strategy<Value = Vec<Vec<(String, Option<Vec<u8>>)>>> {
     values.extend(sources.values().cloned());
     let mut keys: Vec<String> = sources.keys().cloned().collect();
     keys.extend(
-        ["nodes/0", "token", "blocks/1/10.0.0.0_8", "endpoints/1/x"].map(|key| format!("{}{key}", record::PREFIX)),
+        ["nodes/0", "tokens", "admitted/ab", "blocks/1/10.0.0.0_8", "endpoints/1/x"]
+            .map(|key| format!("{}{key}", record::PREFIX)),
     );
     keys.push("/elsewhere".to_owned());
     let proper = select(sources.into_iter().collect::<Vec<_>>()).prop_map(|(key, value)| (key, Some(value)));

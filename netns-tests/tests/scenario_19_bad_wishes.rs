@@ -218,7 +218,12 @@ fn a_cluster_that_cannot_be_entered_is_left_as_it_was() {
         for file in store {
             fs::write(file.path(), "no store")?;
         }
-        for (identity, why) in [(None, "store"), (Some("{\"v\": 2}"), "newer weft"), (Some("{"), "damaged")] {
+        for (identity, why) in [
+            (None, "store"),
+            (Some("{\"v\": 3}"), "newer weft"),
+            (Some("{\"v\": 1}"), "format 1"),
+            (Some("{"), "damaged"),
+        ] {
             if let Some(identity) = identity {
                 fs::write(data.join("identity.json"), identity)?;
             }

@@ -17,6 +17,7 @@ pub(super) const LEASE_S: u32 = 10;
 /// Three tries fit into a lease, and one more after a failure.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+const REFUSED_AFTER: Duration = Duration::from_secs(5);
 
 /// Keeps the sign of life up for ever. `lease` always holds the lease in use, for whoever wants to end it. When the way to the
 /// store has healed, what is under way is given up and begun anew, for it may be stuck.
@@ -47,6 +48,11 @@ async fn renew_once(store: &dyn Store, identity: &Identity, lease: &std::sync::M
     match done {
         Ok(()) => sleep(RENEW_EVERY).await,
         Err(StoreError::LeaseGone(_)) => set(None),
+        // It will be refused again: this node may have been removed.
+        Err(error @ StoreError::Refused(_)) => {
+            warn!("this node's sign of life is refused, trying again: {error}");
+            sleep(REFUSED_AFTER).await;
+        }
         Err(error) => {
             warn!("cannot renew this node's sign of life, trying again: {error}");
             sleep(RETRY_AFTER).await;

@@ -53,18 +53,19 @@ pub(super) fn load(identity: &Identity, data_dir: &Path) -> anyhow::Result<Arc<C
 
 /// Keeps a membership's certificate young, for ever, in memory and on disk.
 pub(super) async fn keep_young(credentials: Arc<Credentials>, data_dir: PathBuf) {
-    let mut is_saved = false;
+    let mut saved = None;
     loop {
-        match credentials.renew_if_due(SystemTime::now()) {
-            Ok(false) => {}
-            Ok(true) => is_saved = false,
-            Err(error) => warn!("this node's certificate cannot be renewed, trying again: {error}"),
+        if let Err(error) = credentials.renew_if_due(SystemTime::now()) {
+            warn!("this node's certificate cannot be renewed, trying again: {error}");
         }
-        if !is_saved {
+        // A connection may have renewed it meanwhile.
+        let until = credentials.good_until();
+        if saved != Some(until) {
             match credentials.save_certificate(&data_dir) {
                 Ok(()) => {
-                    is_saved = true;
-                    info!("this node's certificate was renewed");
+                    if saved.replace(until).is_some() {
+                        info!("this node's certificate was renewed");
+                    }
                 }
                 // It is for people alone; the connections have theirs.
                 Err(error) => warn!("this node's certificate cannot be written down, trying again: {error}"),

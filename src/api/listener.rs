@@ -1,13 +1,17 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
+use nix::unistd::Group;
 use tokio::net::UnixListener;
 
-/// Listens at `path`, mode 0660, in place of a socket that a dead agent left. Needs a tokio runtime around it.
+/// Who may call besides root.
+const GROUP: &str = "weft";
+
+/// Listens at `path`, mode 0660, of the group `weft` where this host has one, in place of a socket that a dead agent left. Needs a tokio runtime around it.
 ///
 /// Whether an agent lives is asked of a lock on `PATH.lock`, not of the socket: two agents that start at the same
 /// time cannot both see a dead socket and both take its place.
@@ -50,9 +54,18 @@ pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketClaim), BindErr
         Err(error) => return Err(io_error("remove", &fresh)(error)),
     }
     let listener = UnixListener::bind(&fresh).map_err(io_error("listen at", &fresh))?;
+    // Before the mode lets any group in. A host without the group, or one that cannot say, keeps it for root.
+    give_to(GROUP, &fresh).map_err(io_error("give to the group weft", &fresh))?;
     fs::set_permissions(&fresh, Permissions::from_mode(0o660)).map_err(io_error("set the mode of", &fresh))?;
     fs::rename(&fresh, path).map_err(io_error("put the socket at", path))?;
     Ok((listener, SocketClaim { path: path.to_owned(), _lock: lock }))
+}
+
+fn give_to(group: &str, path: &Path) -> io::Result<()> {
+    match Group::from_name(group) {
+        Ok(Some(group)) => chown(path, None, Some(group.gid.as_raw())),
+        Ok(None) | Err(_) => Ok(()),
+    }
 }
 
 /// The right to a socket's path. Dropping it removes the socket.
@@ -99,7 +112,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener as StdListener;
+    use std::os::unix::{fs::MetadataExt as _, net::UnixListener as StdListener};
 
     use super::*;
 
@@ -120,6 +133,16 @@ mod tests {
         drop(living);
         assert!(!path.exists());
         listen(&path).unwrap();
+    }
+
+    #[test]
+    fn a_group_that_is_there_gets_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let own = Group::from_gid(nix::unistd::getegid()).unwrap().unwrap();
+        give_to(&own.name, file.path()).unwrap();
+        give_to("no-such-group-as-this", file.path()).unwrap();
+        assert_eq!(file.as_file().metadata().unwrap().gid(), own.gid.as_raw());
+        assert!(give_to(&own.name, Path::new("/nowhere/weft.sock")).is_err());
     }
 
     #[tokio::test]

@@ -3,15 +3,18 @@ use std::{future::Future, sync::Arc};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State},
     http::{Method, StatusCode, Uri, header, request::Parts},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use tracing::info;
 
 use super::{
     Operations, Refusal,
+    server::Caller,
     wire::{
         AttachRequest, AvailabilityRequest, DetachRequest, DrainRequest, ErrorBody, InitRequest, JoinRequest,
         LeaveRequest, NetworkCreateRequest, NodeLabelRequest, ServiceCreateRequest, ServiceUpdateRequest,
@@ -41,6 +44,7 @@ pub(super) fn router(operations: Arc<dyn Operations>) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(REQUEST_LEN_MAX))
+        .layer(from_fn(note_caller))
         .with_state(operations)
 }
 
@@ -134,6 +138,14 @@ fn endpoints() -> Router<Arc<dyn Operations>> {
             "/v1/endpoints/{endpoint}/release",
             post(|State(o): Agent, Named(endpoint)| answer(async move { o.release(&endpoint).await })),
         )
+}
+
+/// Logs who asks for a change, and for which: the path alone, for what is in the body may be secret.
+async fn note_caller(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
+    if request.method() != Method::GET {
+        info!("{} {} by {caller}", request.method(), request.uri().path());
+    }
+    next.run(request).await
 }
 
 /// Runs an operation and answers with what it returns, as JSON.

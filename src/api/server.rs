@@ -1,5 +1,6 @@
-use std::{future::Future, io, path::Path, sync::Arc, time::Duration};
+use std::{fmt, future::Future, io, path::Path, sync::Arc, time::Duration};
 
+use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use tokio::{net::UnixListener, sync::oneshot};
 
 use super::{
@@ -21,7 +22,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at `path`, mode 0660; makes its folder; replaces the socket of a dead agent and refuses that of a living
+    /// Listens at `path`, mode 0660, of the group `weft` where there is one; makes its folder; replaces the socket of a dead agent and refuses that of a living
     /// one. Needs a tokio runtime around it. Clients can connect from then on and wait until [`Self::serve`] answers them.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
         let (listener, claim) = listen(path)?;
@@ -42,7 +43,8 @@ impl Server {
             // The receiver is gone only when serving has ended already.
             let _ = stopping.send(());
         };
-        let serving = axum::serve(listener, routes::router(operations)).with_graceful_shutdown(shutdown);
+        let service = routes::router(operations).into_make_service_with_connect_info::<Caller>();
+        let serving = axum::serve(listener, service).with_graceful_shutdown(shutdown);
         let overdue = async {
             match stopped.await {
                 Ok(()) => tokio::time::sleep(SHUTDOWN_WAIT_MAX).await,
@@ -55,5 +57,34 @@ impl Server {
         };
         drop(claim);
         result
+    }
+}
+
+/// The process at the other end of the socket, as the kernel knows it (`SO_PEERCRED`, unix(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Caller(Option<Credentials>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Credentials {
+    uid: u32,
+    gid: u32,
+    /// Nothing where the caller lives in another PID namespace.
+    pid: Option<i32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let known = stream.io().peer_cred().ok();
+        Self(known.map(|known| Credentials { uid: known.uid(), gid: known.gid(), pid: known.pid() }))
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(Credentials { uid, gid, pid: Some(pid) }) => write!(f, "uid {uid}, gid {gid}, pid {pid}"),
+            Some(Credentials { uid, gid, pid: None }) => write!(f, "uid {uid}, gid {gid}"),
+            None => f.write_str("an unknown process"),
+        }
     }
 }

@@ -21,6 +21,9 @@ use super::{
 };
 use crate::{model::Fingerprint, tls::Door};
 
+/// The longest request in bytes: anybody may send one, and an honest one has some hundred.
+const REQUEST_MAX: usize = 4096;
+
 /// Why somebody was not let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotAdmitted {
@@ -97,7 +100,9 @@ where
         Box::pin(async move {
             Ok(match request.uri().path() {
                 "/weft.v1.Membership/Join" => {
-                    tonic::server::Grpc::new(ProstCodec::default()).unary(Join(membership), request).await
+                    let mut grpc =
+                        tonic::server::Grpc::new(ProstCodec::default()).max_decoding_message_size(REQUEST_MAX);
+                    grpc.unary(Join(membership), request).await
                 }
                 other => Status::unimplemented(format!("{other} is not a call of weft's")).into_http(),
             })

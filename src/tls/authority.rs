@@ -191,9 +191,8 @@ fn serial_number() -> Result<SerialNumber, TlsError> {
 fn pem(label: &str, der: &[u8]) -> String {
     let base64 = data_encoding::BASE64.encode(der);
     // Lines of 64 characters (RFC 7468, 2).
-    let lines = base64.as_bytes().chunks(64).map(String::from_utf8_lossy);
-    let lines: String = lines.map(|line| format!("{line}\n")).collect();
-    format!("-----BEGIN {label}-----\n{lines}-----END {label}-----\n")
+    let lines: Vec<_> = base64.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 pub(super) fn unusable(error: impl fmt::Display) -> TlsError {

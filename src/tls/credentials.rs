@@ -113,6 +113,11 @@ impl Credentials {
         self.showing.renew_if_due(now)
     }
 
+    /// When the certificate ends.
+    pub fn good_until(&self) -> SystemTime {
+        self.showing.shown.read().unwrap_or_else(PoisonError::into_inner).signed.not_after
+    }
+
     /// The certificate, PEM.
     pub(super) fn certificate_pem(&self) -> String {
         self.showing.shown.read().unwrap_or_else(PoisonError::into_inner).signed.pem.clone()

@@ -35,6 +35,10 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// How long a connection lasts whose other end is not known: a joining node asks one thing.
 const STRANGER_MAX: Duration = Duration::from_secs(30);
 
+/// How long a connection lasts whose other end is no longer known: what it asked for last is still answered, for that may have
+/// been to be forgotten. Whoever answers asks for each call whether the caller is known.
+const FORGOTTEN_MAX: Duration = Duration::from_secs(1);
+
 /// Connections that may be in their handshake or a stranger's at the same time, and how many of them from one address. Far more
 /// than nodes join at one moment, and cheap beside the descriptors that a process has.
 const STRANGERS_MAX: usize = 256;
@@ -138,7 +142,7 @@ pub struct Visitor {
     pub from: SocketAddr,
 }
 
-/// A connection. Reading and writing fail from the moment that its other end is no longer known.
+/// A connection. Reading and writing fail when its other end is no longer known, a moment after it was forgotten.
 pub struct Guest {
     stream: TlsStream<TcpStream>,
     visitor: Visitor,
@@ -177,7 +181,9 @@ async fn end(key: Option<Fingerprint>, mut known: Known, place: Place) {
     }
     drop(place);
     // It fails if nobody says any more who is known: then the membership is over.
-    let _ = known.wait_for(|known| !has(known)).await;
+    if known.wait_for(|known| !has(known)).await.is_ok() {
+        sleep(FORGOTTEN_MAX).await;
+    }
 }
 
 impl AsyncRead for Guest {

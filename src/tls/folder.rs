@@ -117,10 +117,10 @@ mod tests {
         made.save(dir.path()).unwrap();
         made.save(dir.path()).unwrap();
         let folder = dir.path().join(NAME);
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&folder), 0o700);
+        let permissions = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(permissions(&folder), 0o700);
         for file in fs::read_dir(&folder).unwrap() {
-            assert_eq!(mode(&file.unwrap().path()), 0o600);
+            assert_eq!(permissions(&file.unwrap().path()), 0o600);
         }
         let read = Credentials::load(dir.path(), names.clone(), now).unwrap();
         assert_eq!(read.fingerprint(), made.fingerprint());
@@ -132,7 +132,7 @@ mod tests {
         read.save_certificate(dir.path()).unwrap();
         assert_ne!(read.certificate_pem(), made.certificate_pem());
         assert_eq!(fs::read_to_string(folder.join(CERTIFICATE)).unwrap(), read.certificate_pem());
-        assert_eq!(mode(&folder.join(CERTIFICATE)), 0o600);
+        assert_eq!(permissions(&folder.join(CERTIFICATE)), 0o600);
         fs::write(folder.join(KEY), "hush").unwrap();
         let damaged = Credentials::load(dir.path(), names, now).unwrap_err().to_string();
         assert!(damaged.contains("tls") && !damaged.contains("hush"), "{damaged}");

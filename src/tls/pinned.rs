@@ -110,3 +110,48 @@ impl ServerCertVerifier for Pinned {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::tls::{Authority, KeyPair, NodeNames};
+
+    #[test]
+    fn a_member_is_known_by_its_authority_and_by_a_good_certificate() {
+        let day = Duration::from_hours(24);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let (meant, other) = (Authority::make("7").unwrap(), Authority::make("7").unwrap());
+        let names = NodeNames { cluster: "7".into(), node: "a".into(), underlay: "192.0.2.1".parse().unwrap() };
+        let key = KeyPair::make().unwrap();
+        let signed = |by: &Authority| by.sign(&key.0, &names, SystemTime::now()).unwrap().der;
+        let (good, strange) = (signed(&meant), signed(&other));
+        let pinned = meant.certificate().clone();
+        let verifier = Pinned {
+            pin: Arc::new(move |certificate| certificate == &*pinned),
+            provider: Arc::new(ring::default_provider()),
+        };
+        let (meant, other) = (meant.certificate(), other.certificate());
+        for (what, end_entity, chain, at, expected) in [
+            ("good", &good, vec![meant], now, None),
+            ("good, with another before", &good, vec![other, meant], now, None),
+            ("too late", &good, vec![meant], now + day * 91, Some("expired")),
+            ("too early", &good, vec![meant], now.saturating_sub(day * 2), Some("not valid yet")),
+            ("another's", &strange, vec![other], now, Some("UnknownIssuer")),
+            ("another's beside ours", &strange, vec![meant], now, Some("BadSignature")),
+            ("no authority", &good, vec![], now, Some("UnknownIssuer")),
+            ("the authority itself", meant, vec![meant], now, Some("CaUsedAsEndEntity")),
+        ] {
+            let chain: Vec<_> = chain.into_iter().cloned().collect();
+            let name = ServerName::try_from("node.weft").unwrap();
+            let at = UnixTime::since_unix_epoch(at);
+            let told = verifier.verify_server_cert(end_entity, &chain, &name, &[], at).err();
+            let told = told.map(|error| error.to_string());
+            match expected {
+                None => assert_eq!(told, None, "{what}"),
+                Some(words) => assert!(told.as_ref().is_some_and(|told| told.contains(words)), "{what}: {told:?}"),
+            }
+        }
+    }
+}

@@ -23,9 +23,12 @@ use crate::model::Fingerprint;
 /// Longer than anything here takes on a busy machine.
 const BOUND: Duration = Duration::from_secs(20);
 
+/// More than any test has at once.
+const GUESTS: usize = 64;
+
 struct Served {
     address: std::net::SocketAddr,
-    guests: mpsc::UnboundedReceiver<Guest>,
+    guests: mpsc::Receiver<Guest>,
     known: watch::Sender<Option<Arc<BTreeSet<Fingerprint>>>>,
     failures: Arc<AtomicUsize>,
 }
@@ -39,14 +42,14 @@ fn credentials(authority: &Authority, node: &str) -> Credentials {
 async fn serve(credentials: &Credentials) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (known, knows) = watch::channel(Some(Arc::default()));
+    let (known, told) = watch::channel(Some(Arc::default()));
     let failures = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&failures);
-    let mut door = Door::new(listener, credentials, knows, move || _ = counted.fetch_add(1, Ordering::SeqCst));
-    let (tell, guests) = mpsc::unbounded_channel();
+    let mut door = Door::new(listener, credentials, told, move || _ = counted.fetch_add(1, Ordering::SeqCst));
+    let (tell, guests) = mpsc::channel(GUESTS);
     tokio::spawn(async move {
         while let Some(guest) = door.next().await {
-            if tell.send(guest.unwrap()).is_err() {
+            if tell.send(guest.unwrap()).await.is_err() {
                 return;
             }
         }
@@ -116,6 +119,28 @@ async fn a_node_is_let_in_by_its_key_pair_and_cut_off_with_it() {
     // Who knocks again is heard, for whoever answers to say why not.
     let _caller = there.connect(served.stream().await).await.unwrap();
     assert_eq!(served.next().await.visitor().key, Some(there.fingerprint()));
+}
+
+#[tokio::test]
+async fn an_old_certificate_is_renewed_by_being_shown() {
+    let authority = Authority::make("7").unwrap();
+    let now = SystemTime::now();
+    for (days_here, days_there) in [(0, 70), (70, 0), (1000, 1000), (0, 59)] {
+        let made = |days: u32, node: &str| {
+            let authority = Authority::from_der(authority.certificate().to_vec(), authority.key()).unwrap();
+            let names = NodeNames { cluster: "7".into(), node: node.into(), underlay: "192.0.2.1".parse().unwrap() };
+            Credentials::make(authority, names, now - Duration::from_hours(24) * days).unwrap()
+        };
+        let (here, there) = (made(days_here, "here"), made(days_there, "there"));
+        let mut served = serve(&here).await;
+        served.know(&[there.fingerprint()]);
+        let mut caller = there.connect(served.stream().await).await.unwrap();
+        assert!(speaks(&mut served.next().await, &mut caller).await, "{days_here} {days_there}");
+        for (days, shown) in [(days_here, here), (days_there, there)] {
+            let is_fresh = shown.good_until() > now + Duration::from_hours(24 * 80);
+            assert_eq!(is_fresh, days != 59, "{days}");
+        }
+    }
 }
 
 #[tokio::test]

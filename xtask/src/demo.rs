@@ -187,7 +187,10 @@ fn wait_for_the_end(topology: &Topology) {
     println!("\n  requests from the client:");
     println!("    ip netns exec {} curl http://{}/", topology.client().name(), host.address());
     println!("\n  the cluster's store, by etcd's own client (Debian package etcd-client):");
-    let command = format!("etcdctl --endpoints http://{} get --prefix /weft/ --keys-only", host.at(7780));
+    let tls = topology.folder().join(host.name()).join("data/tls");
+    let files = [("cacert", "ca.pem"), ("cert", "node.pem"), ("key", "node.key")];
+    let files = files.map(|(option, file)| format!("--{option} {}", tls.join(file).display())).join(" ");
+    let command = format!("etcdctl {files} --endpoints https://{} get --prefix /weft/ --keys-only", host.at(7780));
     println!("    ip netns exec {netns} env ETCDCTL_API=3 {command}");
     println!("\n  the agents' logs: {}/h*/agent.log", topology.folder().display());
     println!("\n{}", bold("Ctrl-C removes everything."));

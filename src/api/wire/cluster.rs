@@ -1,9 +1,11 @@
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::NodeView;
 
 /// `POST /v1/init`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitRequest {
     /// The store's URL; without one, the store embedded in this agent.
@@ -31,7 +33,7 @@ pub struct InitReply {
 }
 
 /// `POST /v1/join`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JoinRequest {
     /// `HOST:PORT` of a node of the cluster.
@@ -68,7 +70,7 @@ pub struct DownReply {
 }
 
 /// How a node joins.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenView {
     /// The secret.
     pub token: String,
@@ -76,6 +78,35 @@ pub struct TokenView {
     pub address: String,
     /// The whole command to type on the joining node.
     pub command: String,
+}
+
+/// Of the store nothing behind the question mark: there may be a password.
+impl fmt::Debug for InitRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { store, pools, vxlan_port } = self;
+        let place = store.as_ref().and_then(|url| url.split('?').next());
+        f.debug_struct("InitRequest")
+            .field("store", &place)
+            .field("pools", pools)
+            .field("vxlan_port", vxlan_port)
+            .finish()
+    }
+}
+
+/// Never the secret.
+impl fmt::Debug for JoinRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, token: _ } = self;
+        f.debug_struct("JoinRequest").field("address", address).finish_non_exhaustive()
+    }
+}
+
+/// Never the secret.
+impl fmt::Debug for TokenView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { token: _, address, command: _ } = self;
+        f.debug_struct("TokenView").field("address", address).finish_non_exhaustive()
+    }
 }
 
 /// How the agent is. While no membership runs, `node`, `cluster`, `store` and `data_plane` are `null`.
@@ -210,4 +241,19 @@ pub struct ErrorBody {
     /// What to do about it, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_answers_show_no_secret() {
+        let init = InitRequest { store: Some("etcd://a/p?user=root:hush".to_owned()), ..InitRequest::default() };
+        let join = JoinRequest { address: "192.0.2.1:7780".to_owned(), token: "WEFT-1-A-HUSH".to_owned() };
+        let [token, command] = ["WEFT-1-A-HUSH", "weft join --token WEFT-1-A-HUSH"].map(str::to_owned);
+        let view = TokenView { token, address: "192.0.2.1:7780".to_owned(), command };
+        let shown = format!("{init:?} {join:?} {view:?}");
+        assert!(shown.contains("etcd://a/p") && !shown.to_ascii_lowercase().contains("hush"), "{shown}");
+    }
 }

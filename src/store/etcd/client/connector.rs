@@ -84,7 +84,7 @@ impl Reach {
                 let credentials = Arc::clone(credentials);
                 self.connecting(move |_, stream| {
                     let credentials = Arc::clone(&credentials);
-                    Box::pin(async move { Ok(TokioIo::new(credentials.connect(stream).await?)) })
+                    Box::pin(async move { Ok(TokioIo::new(Telling::to_member(credentials.connect(stream).await?))) })
                 })
             }
             Way::Outside { files, fault } => {
@@ -148,7 +148,7 @@ async fn to_outside(
     let connected = match outside {
         Ok(outside) => {
             let connected = outside.connect(&name, stream).await;
-            connected.map(|stream| Telling { stream, outside, name, fault })
+            connected.map(|stream| Telling::to_outside(stream, outside, name, fault))
         }
         Err(error) => Err(error),
     };

@@ -29,22 +29,37 @@ impl Fault {
     }
 }
 
-/// TLS. With 1.3 a server looks at our certificate after the handshake is over for us.
+/// TLS. With 1.3 a server looks at our certificate after the handshake is over for us; and one that is killed does not say goodbye
+/// in TLS' way.
 pub(super) struct Telling {
-    pub(super) stream: TlsStream,
-    pub(super) outside: Outside,
-    /// The server's name.
-    pub(super) name: String,
-    pub(super) fault: Fault,
+    stream: TlsStream,
+    outside: Option<(Outside, String)>,
+    fault: Fault,
+}
+
+impl Telling {
+    /// To another node.
+    pub(super) fn to_member(stream: TlsStream) -> Self {
+        Self { stream, outside: None, fault: Fault::default() }
+    }
+
+    /// To the server `name`.
+    pub(super) fn to_outside(stream: TlsStream, outside: Outside, name: String, fault: Fault) -> Self {
+        Self { stream, outside: Some((outside, name)), fault }
+    }
 }
 
 impl AsyncRead for Telling {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(context, into);
-        polled.map_err(|error| {
-            let error = self.outside.plain(&self.name, error);
-            self.fault.set(format!("{}: {error}", self.name));
-            error
+        polled.map_err(|error| match (error.kind(), &self.outside) {
+            (io::ErrorKind::UnexpectedEof, _) => io::Error::new(error.kind(), "it closed the connection"),
+            (_, None) => error,
+            (_, Some((outside, name))) => {
+                let error = outside.plain(name, error);
+                self.fault.set(format!("{name}: {error}"));
+                error
+            }
         })
     }
 }
