@@ -7,6 +7,8 @@
 mod backend;
 #[path = "store_conformance/cases.rs"]
 mod cases;
+#[path = "store_conformance/more_cases.rs"]
+mod more_cases;
 #[path = "store_conformance/real_consul.rs"]
 mod real_consul;
 #[path = "store_conformance/real_etcd.rs"]
@@ -16,6 +18,7 @@ mod real_zookeeper;
 
 use backend::{Backend, Kind, Shared};
 use cases::CASES;
+use more_cases::MORE_CASES;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn memory() {
@@ -50,7 +53,7 @@ async fn zookeeper() {
 /// Runs all cases at once, each on a store of its own, or under a prefix of its own in one.
 async fn run(kind: Kind) {
     let shared = &Shared::start(kind).await;
-    let cases = CASES.iter().map(|(name, case)| async move {
+    let cases = CASES.iter().chain(MORE_CASES).map(|(name, case)| async move {
         let backend = Backend::start(kind, shared, name).await;
         let ended = tokio::spawn(case(backend)).await;
         ended.err().map(|error| format!("{name} on {kind:?}: {error}"))

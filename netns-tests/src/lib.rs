@@ -26,7 +26,7 @@ pub use kernel_view::KernelView;
 pub use leftovers::Machine;
 pub use netns::Netns;
 pub use process::Process;
-pub use scenario::{scenario, scenario_on};
+pub use scenario::{scenario, scenario_before_init, scenario_on};
 pub use topology::{CLIENT, CLIENT6, Family, Ground, Topology};
 pub use wait::{pause, wait_until};
 

@@ -11,10 +11,24 @@ pub fn scenario(hosts: u8, body: impl FnOnce(&mut Topology) -> Result<()>) {
 }
 
 /// As [`scenario`], on any ground.
-#[expect(clippy::panic, reason = "a panic is how a test fails")]
 pub fn scenario_on(ground: Ground, body: impl FnOnce(&mut Topology) -> Result<()>) {
+    scenario_made(|| Topology::cluster_on(ground), body);
+}
+
+/// As [`scenario`], on hosts whose agents run and have yet to form a cluster.
+pub fn scenario_before_init(hosts: u8, body: impl FnOnce(&mut Topology) -> Result<()>) {
+    let make = || {
+        let mut topology = Topology::lay(Ground::of(hosts))?;
+        topology.hosts_mut().iter_mut().try_for_each(crate::Host::start_agent)?;
+        Ok(topology)
+    };
+    scenario_made(make, body);
+}
+
+#[expect(clippy::panic, reason = "a panic is how a test fails")]
+fn scenario_made(make: impl FnOnce() -> Result<Topology>, body: impl FnOnce(&mut Topology) -> Result<()>) {
     let before = Machine::look();
-    let outcome = Topology::cluster_on(ground).and_then(|mut topology| {
+    let outcome = make().and_then(|mut topology| {
         let outcome = body(&mut topology);
         if outcome.is_err() || env::var_os("WEFT_TEST_LOGS").is_some() {
             for host in topology.hosts() {

@@ -137,8 +137,13 @@ impl Topology {
 
     /// `weft init` on the first host, `weft join` on all others, then waits until every node is ready in everybody's eyes.
     pub fn form_cluster(&self) -> Result<()> {
+        self.form_cluster_by("init")
+    }
+
+    /// As [`Topology::form_cluster`], with other words on the first host.
+    pub fn form_cluster_by(&self, init: &str) -> Result<()> {
         let (first, others) = self.hosts.split_first().ok_or_else(|| anyhow!("a topology without hosts"))?;
-        first.weft_ok("init")?;
+        first.weft_ok(init)?;
         let join = self.join_words()?;
         for host in others {
             host.weft_ok(&join)?;

@@ -8,6 +8,7 @@
 mod authority;
 mod credentials;
 mod door;
+mod explain;
 mod folder;
 mod outside;
 mod pinned;

@@ -16,7 +16,7 @@ use tokio_rustls::{
     },
 };
 
-use super::{TlsError, TlsStream};
+use super::{TlsError, TlsStream, explain::explain};
 
 /// Where the certificates lie, PEM (RFC 7468).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct OutsideFiles {
 pub struct Outside {
     config: Arc<ClientConfig>,
     server_name: Option<String>,
+    /// Whether we have a certificate to show.
+    shows: bool,
 }
 
 impl Outside {
@@ -71,14 +73,30 @@ impl Outside {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![protocol.to_vec()];
-        Ok(Self { config: Arc::new(config), server_name: files.server_name.clone() })
+        Ok(Self { config: Arc::new(config), server_name: files.server_name.clone(), shows: files.shown.is_some() })
     }
 
-    /// Shakes hands over `stream`; `host` is what was asked for, a name or an address without brackets.
+    /// Shakes hands over `stream`; `host` is what was asked for, a name or an address without brackets. A refusal's error says in plain
+    /// words why.
     pub async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream> {
         let name = self.server_name.as_deref().unwrap_or(host).to_owned();
         let name = ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await
+        let shaken = TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await;
+        shaken.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                io::Error::new(error.kind(), format!("it does not speak TLS, or hung up: {error}"))
+            }
+            _ => self.plain(host, error),
+        })
+    }
+
+    /// An error of a stream in plain words. With TLS 1.3 a server looks at our certificate after the handshake is over for us, so that
+    /// its refusal is what is read first.
+    pub fn plain(&self, host: &str, error: io::Error) -> io::Error {
+        match explain(&error, self.server_name.as_deref().unwrap_or(host), self.shows) {
+            Some(text) => io::Error::new(error.kind(), text),
+            None => error,
+        }
     }
 }
 

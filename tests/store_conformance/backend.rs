@@ -1,11 +1,11 @@
 //! A store of each kind, and what a test does to it from outside.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
-use tokio::{net::TcpListener, process::Command, sync::oneshot};
+use tokio::{net::TcpListener, process::Command, sync::oneshot, task::JoinHandle};
 use weft::store::{
-    LeaseId, Outcome, Revision, Store, StoreUrl, Transaction, Watch, Write,
+    LeaseId, Outcome, Revision, Store, StoreError, StoreUrl, Transaction, Watch, Write,
     consul::ConsulClient,
     embedded::Embedded,
     etcd::{EtcdClient, EtcdServer},
@@ -59,7 +59,7 @@ pub(crate) struct Backend {
 enum Held {
     Memory(Arc<MemoryStore>),
     Directory { _directory: TempDir },
-    Server { _directory: TempDir, _stop: oneshot::Sender<()> },
+    Server(Server),
     Etcd(RealEtcd),
     Consul,
     ZooKeeper,
@@ -79,16 +79,9 @@ impl Backend {
                 (Arc::new(store), Held::Directory { _directory: directory })
             }
             Kind::EtcdOverEmbedded => {
-                let directory = TempDir::new().unwrap();
-                let embedded = Arc::new(Embedded::open(directory.path()).await.unwrap());
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                let endpoint = listener.local_addr().unwrap().to_string();
-                let (stop, stopped) = oneshot::channel();
-                tokio::spawn(EtcdServer::new(embedded).serve(listener, async {
-                    let _: Result<(), _> = stopped.await;
-                }));
-                let client = EtcdClient::new(&StoreUrl::member(endpoint)).unwrap();
-                (Arc::new(client), Held::Server { _directory: directory, _stop: stop })
+                let server = Server::start(TempDir::new().unwrap(), SocketAddr::from(([127, 0, 0, 1], 0))).await;
+                let client = EtcdClient::new(&StoreUrl::member(server.address.to_string())).unwrap();
+                (Arc::new(client), Held::Server(server))
             }
             Kind::Etcd => {
                 let etcd = RealEtcd::start().await;
@@ -118,7 +111,7 @@ impl Backend {
     /// within one [`weft::store::Changes`], and begins at a snapshot's revision.
     pub(crate) fn has_history(&self) -> bool {
         match self.held {
-            Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) => true,
+            Held::Memory(_) | Held::Directory { .. } | Held::Server(_) | Held::Etcd(_) => true,
             Held::Consul | Held::ZooKeeper => false,
         }
     }
@@ -126,7 +119,7 @@ impl Backend {
     /// How long after its time a lease of three seconds may end on a busy machine.
     pub(crate) fn lease_delay_max(&self) -> Duration {
         match self.held {
-            Held::Memory(_) | Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::ZooKeeper => {
+            Held::Memory(_) | Held::Directory { .. } | Held::Server(_) | Held::Etcd(_) | Held::ZooKeeper => {
                 Duration::from_secs(12)
             }
             // It takes ten for three, and as much again.
@@ -134,11 +127,27 @@ impl Backend {
         }
     }
 
+    /// Ends the server and starts it again with what it had; nothing if there is none to be ended.
+    pub(crate) async fn restart(&mut self) -> bool {
+        match &mut self.held {
+            // The servers that cases share: the tests of each restart one of their own.
+            Held::Memory(_) | Held::Directory { .. } | Held::Consul | Held::ZooKeeper => false,
+            Held::Server(server) => {
+                server.restart().await;
+                true
+            }
+            Held::Etcd(etcd) => {
+                etcd.restart().await;
+                true
+            }
+        }
+    }
+
     /// Lets a lease's time pass: on a clock of its own where the store has one.
     pub(crate) async fn pass(&self, time: Duration) {
         match &self.held {
             Held::Memory(store) => store.advance(u32::try_from(time.as_secs().max(1)).unwrap()),
-            Held::Directory { .. } | Held::Server { .. } | Held::Etcd(_) | Held::Consul | Held::ZooKeeper => {
+            Held::Directory { .. } | Held::Server(_) | Held::Etcd(_) | Held::Consul | Held::ZooKeeper => {
                 tokio::time::sleep(time).await;
             }
         }
@@ -149,7 +158,7 @@ impl Backend {
         match &self.held {
             Held::Memory(store) => store.compact(Revision(after.0 + 2)),
             // The embedded store forgets by itself, when enough was written.
-            Held::Directory { .. } | Held::Server { .. } => {
+            Held::Directory { .. } | Held::Server(_) => {
                 let writers = (0..128).map(|writer| {
                     let key = self.key(&format!("filler-{writer}"));
                     async move {
@@ -193,5 +202,35 @@ impl Backend {
     pub(crate) async fn watch_from_now(&self) -> Watch {
         let now = self.store.snapshot(&self.prefix).await.unwrap().revision;
         self.store.watch(&self.prefix, now).await.unwrap()
+    }
+}
+
+/// The project's own server in front of an embedded store.
+struct Server {
+    address: SocketAddr,
+    embedded: Arc<Embedded>,
+    directory: TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<Result<(), StoreError>>,
+}
+
+impl Server {
+    async fn start(directory: TempDir, address: SocketAddr) -> Self {
+        let embedded = Arc::new(Embedded::open(directory.path()).await.unwrap());
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(EtcdServer::new(Arc::clone(&embedded)).serve(listener, async {
+            let _: Result<(), _> = stopped.await;
+        }));
+        Self { address, embedded, directory, stop: Some(stop), serving }
+    }
+
+    async fn restart(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        (&mut self.serving).await.unwrap().unwrap();
+        self.embedded.close().await;
+        let directory = std::mem::replace(&mut self.directory, TempDir::new().unwrap());
+        *self = Self::start(directory, self.address).await;
     }
 }

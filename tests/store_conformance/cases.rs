@@ -16,10 +16,10 @@ use weft::store::{
 
 use crate::backend::Backend;
 
-type Case = fn(Backend) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Case = fn(Backend) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Longer than any of the waits below takes on a busy machine.
-const BOUND: Duration = Duration::from_mins(1);
+pub(crate) const BOUND: Duration = Duration::from_mins(1);
 
 pub(crate) const CASES: &[(&str, Case)] = &[
     ("one creator wins", |backend| Box::pin(one_creator_wins(backend))),
@@ -399,17 +399,17 @@ async fn refusals(backend: Backend) {
     assert_eq!(backend.keys().await.len(), OPERATIONS_MAX + 1);
 }
 
-fn key_of(event: &Event) -> &str {
+pub(crate) fn key_of(event: &Event) -> &str {
     match event {
         Event::Put(entry) => &entry.key,
         Event::Delete { key } => key,
     }
 }
 
-async fn next(watch: &mut Watch) -> Changes {
+pub(crate) async fn next(watch: &mut Watch) -> Changes {
     soon(watch.next()).await.expect("the watch ended").unwrap()
 }
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(BOUND, future).await.expect("nothing came in time")
 }

@@ -2,14 +2,15 @@
 
 use std::{
     io,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 use tonic::{
@@ -17,80 +18,168 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::tls::{Credentials, TlsStream};
+use super::stream::{Fault, Plain, Telling};
+use crate::{
+    store::{StoreError, StoreOption, StoreUrl},
+    tls::{Credentials, Outside, OutsideFiles},
+};
+
+/// How long a connection may take to come up. Nodes of one cluster are milliseconds apart; two seconds outlast one lost SYN.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a quiet connection is tried, and how long its answer may take: a watch on a host that vanished ends within 8 s. etcd
+/// breaks off with whoever asks more than once in 5 s (`--grpc-keepalive-min-time`), or with nothing under way. It costs a node 17
+/// bytes and their headers each way in 6 s.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(6);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One server.
-pub(super) enum Reach {
-    /// As it is.
-    Plain(Endpoint),
-    /// The agent of another node, at `host` (`HOST:PORT`).
-    Member { endpoint: Endpoint, host: String, credentials: Arc<Credentials> },
+pub(super) struct Reach {
+    endpoint: Endpoint,
+    /// `HOST:PORT`.
+    pub(super) host: String,
+    way: Way,
+}
+
+/// What is spoken below HTTP/2.
+enum Way {
+    /// Nothing.
+    Plain(Fault),
+    /// TLS as between nodes.
+    Member(Arc<Credentials>),
+    /// TLS with certificates that are not ours.
+    Outside { files: OutsideFiles, fault: Fault },
 }
 
 impl Reach {
+    /// All servers of a URL. Fails with [`StoreError::Refused`] if an address or a file for TLS cannot be used.
+    pub(super) fn all(url: &StoreUrl, credentials: Option<&Arc<Credentials>>) -> Result<Vec<Self>, StoreError> {
+        let files = outside_files(url);
+        if url.is_tls() {
+            // It is read again for each connection: certificates are renewed while the agent runs.
+            Outside::new(&files, HTTP2).map_err(|error| StoreError::Refused(format!("{url}: {error}")))?;
+        }
+        let reach = |host: &String| {
+            let way = match credentials {
+                Some(credentials) => Way::Member(Arc::clone(credentials)),
+                None if url.is_tls() => Way::Outside { files: files.clone(), fault: Fault::default() },
+                None => Way::Plain(Fault::default()),
+            };
+            Ok(Self { endpoint: endpoint(host, credentials.is_some())?, host: host.clone(), way })
+        };
+        url.hosts.iter().map(reach).collect()
+    }
+
     /// A connection to it, made at the first request.
     pub(super) fn channel(&self) -> Channel {
-        match self {
-            Self::Plain(endpoint) => endpoint.connect_lazy(),
-            Self::Member { endpoint, host, credentials } => {
-                let connector = ToMember { host: host.as_str().into(), credentials: Arc::clone(credentials) };
-                endpoint.connect_with_connector_lazy(connector)
+        match &self.way {
+            Way::Plain(fault) => {
+                let fault = fault.clone();
+                self.connecting(move |_, stream| {
+                    let stream = Plain::new(stream, fault.clone());
+                    Box::pin(async { Ok(TokioIo::new(stream)) })
+                })
+            }
+            Way::Member(credentials) => {
+                let credentials = Arc::clone(credentials);
+                self.connecting(move |_, stream| {
+                    let credentials = Arc::clone(&credentials);
+                    Box::pin(async move { Ok(TokioIo::new(Telling::to_member(credentials.connect(stream).await?))) })
+                })
+            }
+            Way::Outside { files, fault } => {
+                let (files, fault) = (files.clone(), fault.clone());
+                self.connecting(move |host, stream| Box::pin(to_outside(files.clone(), fault.clone(), host, stream)))
             }
         }
     }
+
+    /// Why a connection broke after its handshake, where the request's own error would not tell. It is told once.
+    pub(super) fn fault(&self) -> Option<String> {
+        match &self.way {
+            Way::Member(_) => None,
+            Way::Plain(fault) | Way::Outside { fault, .. } => fault.take(),
+        }
+    }
+
+    fn connecting<S, F>(&self, secure: F) -> Channel
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Fn(Arc<str>, TcpStream) -> BoxFuture<'static, io::Result<TokioIo<S>>> + Send + Sync + 'static,
+    {
+        let connector = Connector { host: self.host.as_str().into(), secure: Arc::new(secure) };
+        self.endpoint.connect_with_connector_lazy(connector)
+    }
 }
 
-/// Connects to another node's agent, and to nobody else.
-struct ToMember {
+/// HTTP/2 (ALPN, RFC 7301).
+const HTTP2: &[u8] = b"h2";
+
+fn endpoint(host: &str, is_member: bool) -> Result<Endpoint, StoreError> {
+    let parsed = Endpoint::from_shared(format!("http://{host}"));
+    let parsed = parsed.map_err(|error| StoreError::Refused(format!("{host:?} is not HOST:PORT: {error}")))?;
+    Ok(parsed
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(is_member))
+}
+
+fn outside_files(url: &StoreUrl) -> OutsideFiles {
+    let path = |option| url.option(option).map(Into::into);
+    OutsideFiles {
+        ca: path(StoreOption::Ca),
+        shown: path(StoreOption::Cert).zip(path(StoreOption::Key)),
+        server_name: url.option(StoreOption::ServerName).map(str::to_owned),
+    }
+}
+
+async fn to_outside(
+    files: OutsideFiles,
+    fault: Fault,
     host: Arc<str>,
-    credentials: Arc<Credentials>,
+    stream: TcpStream,
+) -> io::Result<TokioIo<Telling>> {
+    let read = tokio::task::spawn_blocking(move || Outside::new(&files, HTTP2)).await;
+    let outside = read.map_err(io::Error::other)?.map_err(io::Error::other);
+    let name = host.rsplit_once(':').map_or(&*host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let connected = match outside {
+        Ok(outside) => {
+            let connected = outside.connect(&name, stream).await;
+            connected.map(|stream| Telling::to_outside(stream, outside, name, fault))
+        }
+        Err(error) => Err(error),
+    };
+    connected.map(TokioIo::new).map_err(|error| io::Error::new(error.kind(), format!("{host}: {error}")))
 }
 
-impl Service<Uri> for ToMember {
-    type Response = TokioIo<Spoken>;
+/// Connects to one host, and to nobody else.
+struct Connector<F> {
+    host: Arc<str>,
+    secure: Arc<F>,
+}
+
+impl<S, F> Service<Uri> for Connector<F>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Arc<str>, TcpStream) -> BoxFuture<'static, io::Result<TokioIo<S>>> + Send + Sync + 'static,
+{
+    type Response = TokioIo<S>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+    type Future = BoxFuture<'static, io::Result<TokioIo<S>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let (host, credentials) = (Arc::clone(&self.host), Arc::clone(&self.credentials));
+        let (host, secure) = (Arc::clone(&self.host), Arc::clone(&self.secure));
         Box::pin(async move {
             let stream = TcpStream::connect(&*host).await?;
             stream.set_nodelay(true)?;
-            Ok(TokioIo::new(Spoken(credentials.connect(stream).await?)))
+            secure(host, stream).await
         })
-    }
-}
-
-/// A connection whose end is told in words for people: an agent that is killed does not say goodbye in TLS' way.
-struct Spoken(TlsStream);
-
-impl AsyncRead for Spoken {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it closed the connection"),
-            _ => error,
-        })
-    }
-}
-
-impl AsyncWrite for Spoken {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }

@@ -1,11 +1,13 @@
 //! [`EtcdClient`] in the words of the trait [`Store`].
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use futures::stream;
 
 use super::{
-    EtcdClient, REQUEST_TIMEOUT, Repeat,
-    failure::{cancelled, ended, explain, unavailable},
+    EtcdClient,
+    link::{Opened, Repeat},
+    watch::watch,
 };
 use crate::store::{
     Changes, Compare, Entry, Event, LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction, Watch, Write,
@@ -20,13 +22,19 @@ use crate::store::{
             Compare as WireCompare, CompareResult, CompareTarget, RequestOp, TxnRequest, TxnResponse,
             compare::TargetUnion, request_op,
         },
-        watch::{Event as WireEvent, EventType, WatchCreateRequest, WatchRequest, WatchResponse, watch_request},
+        watch::{Event as WireEvent, EventType, WatchResponse},
     },
     limits,
 };
 
-/// Rows in one answer of a snapshot: some hundred KiB of weft's records. All pages are read at one revision.
-const PAGE_ROWS: i64 = 1000;
+/// Rows in the first answer of a snapshot: some hundred KiB of weft's records. All pages are read at one revision.
+const PAGE_ROWS: usize = 1000;
+
+/// The most rows in one answer. Few pages are asked for, since a server counts the rows that are left at each.
+const PAGE_ROWS_MAX: usize = 20_000;
+
+/// How many bytes of keys and values the answers after the first should have.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How often a snapshot is begun anew because its revision was compacted while it was read. Compactions are minutes apart and a
 /// snapshot takes milliseconds: a second one is bad luck, a third one a fault.
@@ -47,46 +55,7 @@ impl Store for EtcdClient {
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        let (key, range_end) = wire_span(prefix);
-        let create = WatchCreateRequest {
-            key,
-            range_end,
-            start_revision: after.0.cast_signed() + 1,
-            ..WatchCreateRequest::default()
-        };
-        let first = WatchRequest { request: Some(watch_request::Request::Create(create)) };
-        let (requests, mut answers) = self.stream::<_, WatchResponse>("/etcdserverpb.Watch/Watch", first).await?;
-        let name = self.name.clone();
-        let created = tokio::time::timeout(REQUEST_TIMEOUT, answers.message()).await;
-        match created {
-            Ok(Ok(Some(response))) if response.created && !response.canceled => {}
-            Ok(Ok(Some(response))) => return Err(cancelled(&name, after, &response)),
-            Ok(Ok(None)) => return Err(ended(&name)),
-            Ok(Err(status)) => return Err(self.explain(&status)),
-            Err(_) => return Err(unavailable(&name, "it does not begin the watch")),
-        }
-        // The stream lives as long as its sending half: it is kept, though nothing more is sent.
-        let watch = Some((requests, answers, name, after));
-        Ok(Box::pin(stream::unfold(watch, |watch| async {
-            let (requests, mut answers, name, mut after) = watch?;
-            loop {
-                let changes = match answers.message().await {
-                    Ok(Some(response)) if response.canceled => Err(cancelled(&name, after, &response)),
-                    Ok(Some(response)) => changes(response).transpose().map_or(Ok(None), |changes| changes.map(Some)),
-                    Ok(None) => Err(ended(&name)),
-                    Err(status) => Err(explain(&name, &status)),
-                };
-                match changes {
-                    Ok(Some(changes)) => {
-                        after = changes.revision;
-                        return Some((Ok(changes), Some((requests, answers, name, after))));
-                    }
-                    // A word about where the watch stands; there is nothing to tell.
-                    Ok(None) => {}
-                    Err(error) => return Some((Err(error), None)),
-                }
-            }
-        })))
+        watch(Arc::clone(&self.link), prefix, after).await
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
@@ -101,7 +70,7 @@ impl Store for EtcdClient {
             success: writes.into_iter().map(operation).collect(),
             failure: Vec::new(),
         };
-        let response: Result<TxnResponse, _> = self.unary("/etcdserverpb.KV/Txn", request, Repeat::Unsafe).await;
+        let response: Result<TxnResponse, _> = self.link.unary("/etcdserverpb.KV/Txn", request, Repeat::Unsafe).await;
         let response = response.map_err(|error| name_lease(error, lease))?;
         let revision = revision_of(response.header.map_or(0, |header| header.revision));
         Ok(if response.succeeded { Outcome::Committed(revision) } else { Outcome::Conflict })
@@ -110,29 +79,25 @@ impl Store for EtcdClient {
     async fn grant_lease(&self, ttl_s: u32) -> Result<LeaseId, StoreError> {
         let request = LeaseGrantRequest { ttl: i64::from(ttl_s.max(1)), id: 0 };
         // One that is granted and not heard of ends by itself.
-        let response: LeaseGrantResponse = self.unary("/etcdserverpb.Lease/LeaseGrant", request, Repeat::Safe).await?;
+        let response: LeaseGrantResponse =
+            self.link.unary("/etcdserverpb.Lease/LeaseGrant", request, Repeat::Safe).await?;
         Ok(LeaseId(response.id))
     }
 
     async fn renew_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
         let request = LeaseKeepAliveRequest { id: lease.0 };
         let path = "/etcdserverpb.Lease/LeaseKeepAlive";
-        let (requests, mut answers) = self.stream::<_, LeaseKeepAliveResponse>(path, request).await?;
-        let answer = tokio::time::timeout(REQUEST_TIMEOUT, answers.message()).await;
-        drop(requests);
-        match answer {
-            Ok(Ok(Some(response))) if response.ttl > 0 => Ok(()),
-            Ok(Ok(Some(_))) => Err(StoreError::LeaseGone(lease)),
-            Ok(Ok(None)) => Err(ended(&self.name)),
-            Ok(Err(status)) => Err(name_lease(self.explain(&status), Some(lease))),
-            Err(_) => Err(unavailable(&self.name, "it does not renew the lease")),
+        let opened = self.link.stream::<_, LeaseKeepAliveResponse>(path, request, |_| None).await;
+        match opened.map_err(|error| name_lease(error, Some(lease)))? {
+            Opened { first, .. } if first.ttl > 0 => Ok(()),
+            Opened { .. } => Err(StoreError::LeaseGone(lease)),
         }
     }
 
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
         let request = LeaseRevokeRequest { id: lease.0 };
         let response: Result<LeaseRevokeResponse, _> =
-            self.unary("/etcdserverpb.Lease/LeaseRevoke", request, Repeat::Safe).await;
+            self.link.unary("/etcdserverpb.Lease/LeaseRevoke", request, Repeat::Safe).await;
         match response {
             Ok(_) | Err(StoreError::LeaseGone(_)) => Ok(()),
             Err(error) => Err(error),
@@ -140,7 +105,7 @@ impl Store for EtcdClient {
     }
 
     fn reconnect(&self) {
-        self.renew_channels();
+        self.link.renew_channels();
     }
 }
 
@@ -150,18 +115,21 @@ impl EtcdClient {
         let (mut key, range_end) = wire_span(prefix);
         let mut entries = Vec::new();
         let mut revision = 0;
+        let mut rows = PAGE_ROWS;
         loop {
             let request = RangeRequest {
                 key,
                 range_end: range_end.clone(),
-                limit: PAGE_ROWS,
+                limit: i64::try_from(rows).unwrap_or(i64::MAX),
                 revision,
                 ..RangeRequest::default()
             };
-            let response: RangeResponse = self.unary("/etcdserverpb.KV/Range", request, Repeat::Safe).await?;
+            let response: RangeResponse = self.link.unary("/etcdserverpb.KV/Range", request, Repeat::Safe).await?;
             if revision == 0 {
                 revision = response.header.map_or(0, |header| header.revision);
             }
+            let bytes: usize = response.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+            rows = (response.kvs.len() * PAGE_BYTES / bytes.max(1)).clamp(1, PAGE_ROWS_MAX);
             let last = response.kvs.last().map(|kv| kv.key.clone());
             entries.extend(response.kvs.into_iter().filter_map(entry));
             match last {
@@ -184,7 +152,7 @@ fn name_lease(error: StoreError, lease: Option<LeaseId>) -> StoreError {
     }
 }
 
-fn wire_span(prefix: &str) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn wire_span(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     match Span::prefix(prefix.as_bytes()) {
         Span::Between(key, end) => (key, end),
         // etcd has no empty key: all keys are those from the zero byte on, which a zero byte for the end says.
@@ -202,7 +170,7 @@ fn entry(kv: KeyValue) -> Option<Entry> {
 }
 
 /// The changes of one answer. etcd puts the changes of a revision into one answer, so that its last change tells the revision.
-fn changes(response: WatchResponse) -> Result<Option<Changes>, StoreError> {
+pub(super) fn changes(response: WatchResponse) -> Result<Option<Changes>, StoreError> {
     let mut reached = None;
     let mut events = Vec::with_capacity(response.events.len());
     for WireEvent { r#type, kv, prev_kv: _ } in response.events {

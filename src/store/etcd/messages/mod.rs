@@ -1,6 +1,7 @@
 //! The messages of the etcd v3 protocol (etcd 3.4: `rpc.proto`, `kv.proto`), as far as they are spoken here. Field
 //! numbers and types are the protocol; fields that nobody here reads stand where leaving them out would lose a meaning.
 
+pub(super) mod auth;
 pub(super) mod kv;
 pub(super) mod lease;
 pub(super) mod maintenance;
