@@ -94,11 +94,11 @@ impl Reach {
         }
     }
 
-    /// Why a connection broke after its handshake, where the request's own error would not tell. It is told once.
+    /// Why the last connection broke, where the request's own error would not tell.
     pub(super) fn fault(&self) -> Option<String> {
         match &self.way {
             Way::Member(_) => None,
-            Way::Plain(fault) | Way::Outside { fault, .. } => fault.take(),
+            Way::Plain(fault) | Way::Outside { fault, .. } => fault.told(),
         }
     }
 
@@ -146,10 +146,10 @@ async fn to_outside(
     let name = host.rsplit_once(':').map_or(&*host, |(name, _)| name);
     let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
     let connected = match outside {
-        Ok(outside) => {
-            let connected = outside.connect(&name, stream).await;
-            connected.map(|stream| Telling::to_outside(stream, outside, name, fault))
-        }
+        Ok(outside) => match outside.connect(&name, stream).await {
+            Ok(stream) => Telling::to_outside(stream, outside, name, fault).await,
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     connected.map(TokioIo::new).map_err(|error| io::Error::new(error.kind(), format!("{host}: {error}")))
