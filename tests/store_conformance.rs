@@ -50,9 +50,8 @@ async fn zookeeper() {
     run(Kind::ZooKeeper).await;
 }
 
-/// Runs the cases of each list at once, each on a store of its own or under a prefix of its own in one; the second
-/// list has those that keep a machine busy, beside which a
-/// lease of seconds could end unrenewed.
+/// Runs the cases of each list at once, each on a store of its own or under a prefix of its own in one; the second list has those that
+/// keep a machine busy, beside which a lease of seconds could end unrenewed.
 async fn run(kind: Kind) {
     let shared = &Shared::start(kind).await;
     let mut failures: Vec<String> = Vec::new();
