@@ -13,6 +13,8 @@ use std::{
 };
 
 use self::parse::escape;
+pub(super) use self::parse::unescape;
+use crate::tls::OutsideFiles;
 
 /// What answers at a store's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -205,6 +207,16 @@ impl StoreUrl {
     /// Whether a secret stands in the URL itself.
     pub fn has_secret(&self) -> bool {
         self.options.contains_key(&StoreOption::Token) || matches!(self.user(), Some((_, Some(_))))
+    }
+
+    /// What TLS to the servers takes.
+    pub(super) fn outside_files(&self) -> OutsideFiles {
+        let path = |option| self.option(option).map(PathBuf::from);
+        OutsideFiles {
+            ca: path(StoreOption::Ca),
+            shown: path(StoreOption::Cert).zip(path(StoreOption::Key)),
+            server_name: self.option(StoreOption::ServerName).map(str::to_owned),
+        }
     }
 
     /// The same store with its files in another place.

@@ -32,7 +32,7 @@ use std::{
 
 use self::http::{Answer, Call, Caller, Failure};
 use super::{LeaseId, StoreError, StoreOption, StoreUrl};
-use crate::tls::{Outside, OutsideFiles};
+use crate::tls::Outside;
 
 /// How long an answer may take. Consul itself looks for a leader for up to 7 s (`rpc_hold_timeout`); another server may know one
 /// sooner.
@@ -68,7 +68,7 @@ impl ConsulClient {
             return Err(StoreError::Refused(format!("{url} names no server")));
         }
         let tls = if url.is_tls() {
-            let tls = Outside::new(&files(url), b"http/1.1");
+            let tls = Outside::new(&url.outside_files(), b"http/1.1");
             Some(tls.map_err(|error| StoreError::Refused(format!("{url}: {error}")))?)
         } else {
             None
@@ -142,15 +142,6 @@ enum Repeat {
     Safe,
     /// It is not.
     Unsafe,
-}
-
-fn files(url: &StoreUrl) -> OutsideFiles {
-    let path = |option| url.option(option).map(Into::into);
-    OutsideFiles {
-        ca: path(StoreOption::Ca),
-        shown: path(StoreOption::Cert).zip(path(StoreOption::Key)),
-        server_name: url.option(StoreOption::ServerName).map(str::to_owned),
-    }
 }
 
 /// The token, read once: another one in the file counts from the agent's next start.

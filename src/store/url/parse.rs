@@ -136,7 +136,8 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-fn unescape(text: &str) -> Option<String> {
+/// Reads percent-encoding back; nothing where it is broken off, or what it stands for is no text.
+pub(in crate::store) fn unescape(text: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -6,6 +6,8 @@
 
 use std::fmt::Write as _;
 
+use crate::store::url::unescape;
+
 /// What stands before a key's value in its node's data. Without it an empty value would be a folder's.
 const MARK: u8 = b'=';
 
@@ -109,18 +111,7 @@ fn decode(name: &str) -> Option<String> {
     if name == "%" {
         return Some(String::new());
     }
-    let mut bytes = Vec::with_capacity(name.len());
-    let mut rest = name.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let mut digit = || char::from(rest.next()?).to_digit(16);
-            let (high, low) = (digit()?, digit()?);
-            bytes.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    let decoded = String::from_utf8(bytes).ok()?;
+    let decoded = unescape(name)?;
     (encode(&decoded) == name).then_some(decoded)
 }
 

@@ -20,7 +20,7 @@ use tonic::{
 
 use super::stream::{Fault, Plain, Telling};
 use crate::{
-    store::{StoreError, StoreOption, StoreUrl},
+    store::{StoreError, StoreUrl},
     tls::{Credentials, Outside, OutsideFiles},
 };
 
@@ -54,7 +54,7 @@ enum Way {
 impl Reach {
     /// All servers of a URL. Fails with [`StoreError::Refused`] if an address or a file for TLS cannot be used.
     pub(super) fn all(url: &StoreUrl, credentials: Option<&Arc<Credentials>>) -> Result<Vec<Self>, StoreError> {
-        let files = outside_files(url);
+        let files = url.outside_files();
         if url.is_tls() {
             // It is read again for each connection: certificates are renewed while the agent runs.
             Outside::new(&files, HTTP2).map_err(|error| StoreError::Refused(format!("{url}: {error}")))?;
@@ -124,15 +124,6 @@ fn endpoint(host: &str, is_member: bool) -> Result<Endpoint, StoreError> {
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(is_member))
-}
-
-fn outside_files(url: &StoreUrl) -> OutsideFiles {
-    let path = |option| url.option(option).map(Into::into);
-    OutsideFiles {
-        ca: path(StoreOption::Ca),
-        shown: path(StoreOption::Cert).zip(path(StoreOption::Key)),
-        server_name: url.option(StoreOption::ServerName).map(str::to_owned),
-    }
 }
 
 async fn to_outside(
